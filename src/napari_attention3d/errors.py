@@ -1,0 +1,51 @@
+"""Errors that a person can act on.
+
+Every error that this package raises on purpose derives from `Attention3DError`.
+Its message is one line that says what is wrong, what was expected and what to do
+next; the window shows it as it is and the command line prints it as it is.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "Attention3DError",
+    "InputError",
+    "JobCancelled",
+    "ModelFileError",
+    "ModelMismatchError",
+    "OutOfMemory",
+    "OutputError",
+    "VolumeFormatError",
+]
+
+
+class Attention3DError(Exception):
+    """Base of all errors raised on purpose."""
+
+
+class InputError(Attention3DError):
+    """What the user gave can't be used as it is (exit code 2)."""
+
+
+class VolumeFormatError(InputError):
+    """A file is missing, unreadable, damaged or not of a supported format."""
+
+
+class ModelFileError(InputError):
+    """A model file is missing, damaged, unsafe or incomplete."""
+
+
+class ModelMismatchError(InputError):
+    """A scan and a model do not fit together (channels, units, size)."""
+
+
+class OutputError(Attention3DError):
+    """A result could not be written; nothing half-written was left behind."""
+
+
+class OutOfMemory(Attention3DError):
+    """The memory of the device did not suffice, even for the smallest plan."""
+
+
+class JobCancelled(Attention3DError):
+    """The person cancelled the job (exit code 130)."""

@@ -1,0 +1,22 @@
+"""3D networks in pure torch: tensors in, logits and attention maps out."""
+
+from .attention_unet import AttentionUNet
+from .base import MapSpec, NetworkOutput, SegmentationNetwork
+from .norm import ScanNorm3d, calibrating, clear_calibration, load_calibration, read_calibration
+from .registry import build_network, network_names, network_presets, register
+
+__all__ = [
+    "AttentionUNet",
+    "MapSpec",
+    "NetworkOutput",
+    "ScanNorm3d",
+    "SegmentationNetwork",
+    "build_network",
+    "calibrating",
+    "clear_calibration",
+    "load_calibration",
+    "network_names",
+    "network_presets",
+    "read_calibration",
+    "register",
+]

@@ -1,0 +1,140 @@
+"""Scan-calibrated normalisation: instance-like in training, constant within a scan.
+
+Contrast varies from scan to scan, so a norm must see the scan: statistics frozen over
+a population cost 0.15 to 0.2 of Dice on MRI of unseen contrast. But statistics taken
+tile by tile make the result depend on the tiling. `ScanNorm3d` does both jobs: in
+training it is an instance norm; at inference its statistics are measured once per scan
+(one forward pass over a few tiles as one batch, layer after layer), then frozen, so
+that every tile sees the same network and the norm folds into the convolution before it.
+See docs/adr/0001-scan-calibrated-norm.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+__all__ = [
+    "ScanNorm3d",
+    "calibrating",
+    "clear_calibration",
+    "load_calibration",
+    "read_calibration",
+]
+
+
+class ScanNorm3d(nn.Module):
+    """Normalise each channel by the statistics of its scan.
+
+    ``y = weight * (x - mean) / sqrt(var + eps) + bias`` with mean and (biased) variance
+
+    * per sample and channel, over the sample's voxels, in training and when nothing
+      was calibrated (Ulyanov et al. 2016, instance normalisation);
+    * per channel over the whole batch while `calibrating`, and kept;
+    * the kept ones afterwards, until `clear_calibration`.
+
+    The kept statistics belong to one scan. They are not part of the ``state_dict``.
+
+    Parameters
+    ----------
+    channels
+        Number of channels.
+    eps
+        Added to the variance.
+    """
+
+    mean: Tensor | None
+    var: Tensor | None
+
+    def __init__(self, channels: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.register_buffer("mean", None, persistent=False)
+        self.register_buffer("var", None, persistent=False)
+        self.measuring = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, Z, Y, X) to the same shape."""
+        if self.training:
+            return self._instance(x)
+        if self.measuring:
+            # float32 sums: in half precision the variance of a large map overflows.
+            var, mean = torch.var_mean(x.float(), dim=(0, 2, 3, 4), correction=0)
+            self.mean, self.var = mean, var
+        if self.mean is None or self.var is None:
+            return self._instance(x)
+        return torch.nn.functional.batch_norm(
+            x, self.mean, self.var, self.weight, self.bias, False, 0.0, self.eps
+        )
+
+    def _instance(self, x: Tensor) -> Tensor:
+        # One sample at a time as a batch of its own: unlike F.instance_norm this also
+        # takes maps of a single voxel (their variance is 0, so they become the bias).
+        b, c = x.shape[:2]
+        var, mean = torch.var_mean(x.float(), dim=(2, 3, 4), correction=0, keepdim=True)
+        scale = self.weight.view(1, c, 1, 1, 1) * torch.rsqrt(var + self.eps)
+        shift = self.bias.view(1, c, 1, 1, 1) - mean * scale
+        return x * scale.to(x.dtype) + shift.to(x.dtype)
+
+    def extra_repr(self) -> str:
+        """Return what ``print(network)`` shows of this layer."""
+        return f"{self.weight.numel()}, eps={self.eps}, calibrated={self.mean is not None}"
+
+
+def _norms(network: nn.Module) -> Iterator[tuple[str, ScanNorm3d]]:
+    for name, module in network.named_modules():
+        if isinstance(module, ScanNorm3d):
+            yield name, module
+
+
+@contextmanager
+def calibrating(network: nn.Module) -> Iterator[None]:
+    """Within this block every forward pass measures the statistics of its batch and keeps them."""
+    norms = [norm for _, norm in _norms(network)]
+    for norm in norms:
+        norm.measuring = True
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.measuring = False
+
+
+def clear_calibration(network: nn.Module) -> None:
+    """Forget the scan: back to statistics per sample."""
+    for _, norm in _norms(network):
+        norm.mean = norm.var = None
+
+
+def read_calibration(network: nn.Module) -> dict[str, tuple[list[float], list[float]]]:
+    """Mean and variance by layer name, for the provenance; empty if nothing is calibrated."""
+    return {
+        name: (norm.mean.tolist(), norm.var.tolist())
+        for name, norm in _norms(network)
+        if norm.mean is not None and norm.var is not None
+    }
+
+
+def load_calibration(
+    network: nn.Module, statistics: Mapping[str, tuple[list[float], list[float]]]
+) -> None:
+    """Put back what `read_calibration` returned.
+
+    Raises
+    ------
+    KeyError
+        If the statistics do not name exactly this network's layers.
+    """
+    norms = dict(_norms(network))
+    if set(norms) != set(statistics):
+        odd = sorted(set(norms) ^ set(statistics))
+        raise KeyError(f"calibration does not belong to this network: {odd[:3]}")
+    for name, (mean, var) in statistics.items():
+        like = norms[name].weight
+        norms[name].mean = torch.tensor(mean, dtype=torch.float32, device=like.device)
+        norms[name].var = torch.tensor(var, dtype=torch.float32, device=like.device)
