@@ -1,0 +1,214 @@
+"""One persistent thread that drives jobs and reports to the window.
+
+napari's own workers swallow RuntimeError (so also an exhausted GPU memory) and leave
+cancelled generators open; and a new thread per run would make cuDNN plan its
+convolutions anew. So one thread lives as long as the dock, takes jobs one after the
+other and reports through queued Qt signals: every signal of a `Run` is emitted on the
+thread that made the runner (the window's).
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+import traceback
+from collections.abc import Callable, Generator
+from contextlib import suppress
+from typing import Any
+
+from qtpy.QtCore import QObject, Qt, Signal
+
+from ..progress import Progress
+
+__all__ = ["JobFailure", "JobRunner", "Run"]
+
+JobFactory = Callable[[], Generator[Progress, None, Any]]
+_REPORT_EVERY = 0.03  # s; more often would only load the window
+
+
+class JobFailure:
+    """What went wrong in a job, without holding on to its memory.
+
+    Parameters
+    ----------
+    error
+        The exception; the local variables of its frames are released.
+    """
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+        self.details = "".join(traceback.format_exception(error))
+        with suppress(RuntimeError):  # a frame still runs: then it is not ours to clear
+            traceback.clear_frames(error.__traceback__)
+
+
+class Run(QObject):
+    """One job on its way: exactly one of returned, cancelled, errored, then finished."""
+
+    progressed = Signal(object)
+    """`Progress`."""
+    returned = Signal(object)
+    """What the job returned."""
+    cancelled = Signal()
+    errored = Signal(object)
+    """`JobFailure`."""
+    finished = Signal()
+
+    def __init__(self, factory: JobFactory, name: str, parent: QObject | None = None) -> None:
+        super().__init__(parent)
+        self.name = name
+        self._factory: JobFactory | None = factory
+        self._cancel = threading.Event()
+        self._over = False
+
+    def cancel(self) -> None:
+        """Ask the job to stop; it answers at its next step."""
+        self._cancel.set()
+
+    @property
+    def is_cancelling(self) -> bool:
+        """True once `cancel` was called."""
+        return self._cancel.is_set()
+
+    @property
+    def is_over(self) -> bool:
+        """True once the outcome was reported."""
+        return self._over
+
+    # ---- on the worker's thread
+
+    def _drive(self, report: Callable[[Run, str, Any], None]) -> None:
+        """Run the job to its end and report one outcome."""
+        factory, self._factory = self._factory, None
+        if factory is None or self._cancel.is_set():
+            report(self, "cancelled", None)
+            return
+        try:
+            kind, value = self._steps(factory, report)
+        except BaseException as error:  # whatever a job raises, the thread must live on
+            kind, value = "errored", JobFailure(error)
+        del factory
+        report(self, kind, value)
+
+    def _steps(
+        self, factory: JobFactory, report: Callable[[Run, str, Any], None]
+    ) -> tuple[str, Any]:
+        job = factory()
+        last = 0.0
+        try:
+            while not self._cancel.is_set():
+                try:
+                    step = next(job)
+                except StopIteration as end:
+                    return "returned", end.value
+                now = time.monotonic()
+                if step.partial is not None or now - last >= _REPORT_EVERY:
+                    last = now
+                    report(self, "progressed", step)
+                del step
+        finally:
+            job.close()
+        return "cancelled", None
+
+    # ---- on the window's thread
+
+    def _deliver(self, kind: str, value: Any) -> None:
+        if kind == "progressed":
+            if not self._cancel.is_set():
+                self.progressed.emit(value)
+            return
+        self._over = True
+        if kind == "cancelled":
+            self.cancelled.emit()
+        else:
+            getattr(self, kind).emit(value)
+        self.finished.emit()
+
+
+class JobRunner(QObject):
+    """Owner of the thread; make it on the window's thread."""
+
+    _message = Signal(object)
+
+    def __init__(self, parent: QObject | None = None) -> None:
+        super().__init__(parent)
+        self._queue: queue.SimpleQueue[Run | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._runs: list[Run] = []
+        self._message.connect(self._on_message, Qt.ConnectionType.QueuedConnection)
+
+    def submit(self, factory: JobFactory, name: str = "job") -> Run:
+        """Queue a job; connect to the returned run's signals before returning to Qt.
+
+        Parameters
+        ----------
+        factory
+            Called on the thread; returns the generator to drive.
+        """
+        run = Run(factory, name, self)
+        self._runs.append(run)
+        if self._thread is None or not self._thread.is_alive():
+            self._queue = queue.SimpleQueue()
+            self._thread = threading.Thread(
+                target=_work, args=(self._queue, self._post), name="attention3d", daemon=True
+            )
+            self._thread.start()
+        self._queue.put(run)
+        return run
+
+    def call(self, function: Callable[[], Any], name: str = "call") -> Run:
+        """Queue a plain function; it can't be cancelled once it runs."""
+
+        def job() -> Generator[Progress, None, Any]:
+            return function()
+            yield  # makes this a generator
+
+        return self.submit(job, name)
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the thread runs."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def stop(self) -> None:
+        """Cancel everything and let the thread end at its next step; does not wait.
+
+        A later `submit` starts a new thread.
+        """
+        for run in self._runs:
+            run.cancel()
+        if self._thread is not None:
+            self._queue.put(None)
+            self._thread = None
+
+    def join(self, timeout: float = 10.0) -> bool:
+        """Stop and wait for the thread (tests, interpreter exit); True if it ended."""
+        thread = self._thread
+        self.stop()
+        if thread is not None:
+            thread.join(timeout)
+            return not thread.is_alive()
+        return True
+
+    def _post(self, run: Run, kind: str, value: Any) -> None:
+        with suppress(RuntimeError):  # the window was destroyed meanwhile: nobody to tell
+            self._message.emit((run, kind, value))
+
+    def _on_message(self, message: tuple[Run, str, Any]) -> None:
+        run, kind, value = message
+        run._deliver(kind, value)
+        if run.is_over and run in self._runs:
+            self._runs.remove(run)
+            run.deleteLater()
+
+
+def _work(
+    jobs: queue.SimpleQueue[Run | None], post: Callable[[Run, str, Any], None]
+) -> None:
+    while True:
+        run = jobs.get()
+        if run is None:
+            return
+        run._drive(post)
+        del run
