@@ -342,7 +342,7 @@ def source_for_array(data: Any, like: LayerSource) -> LayerSource:
 
 
 def _recorded(metadata: Mapping[str, Any], shown: Geometry) -> tuple[Geometry, Reorientation]:
-    """True geometry and turn, if what we recorded still describes what is shown."""
+    """Return the true geometry and turn, if what we recorded still describes what is shown."""
     entry = metadata.get(KEY)
     if not isinstance(entry, Mapping) or "geometry" not in entry or "shown" not in entry:
         return shown, Reorientation()
@@ -386,7 +386,7 @@ def _outer_affine(meta: Mapping[str, Any], ndim: int) -> npt.NDArray[np.float64]
 
 
 def _spatial_transform(meta: Mapping[str, Any], ndim: int) -> dict[str, Any]:
-    """The last three axes of a layer's transform attributes."""
+    """Return the last three axes of a layer's transform attributes."""
     affine = _outer_affine(meta, ndim)
     keep = [*range(ndim - 3, ndim), ndim]
     rotate = np.asarray(meta.get("rotate", np.eye(ndim)), dtype=float)

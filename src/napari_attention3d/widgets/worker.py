@@ -7,12 +7,15 @@ other and reports through queued Qt signals: every signal of a `Run` is emitted 
 thread that made the runner (the window's).
 """
 
+# mypy: disallow-subclassing-any=False
 from __future__ import annotations
 
+import atexit
 import queue
 import threading
 import time
 import traceback
+import weakref
 from collections.abc import Callable, Generator
 from contextlib import suppress
 from typing import Any
@@ -39,8 +42,7 @@ class JobFailure:
     def __init__(self, error: BaseException) -> None:
         self.error = error
         self.details = "".join(traceback.format_exception(error))
-        with suppress(RuntimeError):  # a frame still runs: then it is not ours to clear
-            traceback.clear_frames(error.__traceback__)
+        traceback.clear_frames(error.__traceback__)
 
 
 class Run(QObject):
@@ -63,7 +65,7 @@ class Run(QObject):
         self._over = False
 
     def cancel(self) -> None:
-        """Ask the job to stop; it answers at its next step."""
+        """Ask the job to stop; it answers at its next step, with `cancelled` and nothing else."""
         self._cancel.set()
 
     @property
@@ -119,7 +121,7 @@ class Run(QObject):
                 self.progressed.emit(value)
             return
         self._over = True
-        if kind == "cancelled":
+        if kind == "cancelled" or self._cancel.is_set():  # after Cancel nothing else counts
             self.cancelled.emit()
         else:
             getattr(self, kind).emit(value)
@@ -137,6 +139,7 @@ class JobRunner(QObject):
         self._thread: threading.Thread | None = None
         self._runs: list[Run] = []
         self._message.connect(self._on_message, Qt.ConnectionType.QueuedConnection)
+        _runners.add(self)
 
     def submit(self, factory: JobFactory, name: str = "job") -> Run:
         """Queue a job; connect to the returned run's signals before returning to Qt.
@@ -201,6 +204,16 @@ class JobRunner(QObject):
         if run.is_over and run in self._runs:
             self._runs.remove(run)
             run.deleteLater()
+
+
+_runners: weakref.WeakSet[JobRunner] = weakref.WeakSet()
+
+
+@atexit.register
+def _stop_all() -> None:
+    """Let threads end before the interpreter does: torch must not outlive Python."""
+    for runner in list(_runners):
+        runner.join(timeout=5.0)
 
 
 def _work(

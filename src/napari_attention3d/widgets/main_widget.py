@@ -1,0 +1,96 @@
+"""The dock: one scan, tabs, one status line."""
+
+# mypy: disallow-subclassing-any=False
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from qtpy.QtCore import QEvent, Qt
+from qtpy.QtWidgets import (
+    QFormLayout,
+    QLabel,
+    QScrollArea,
+    QTabWidget,
+    QVBoxLayout,
+    QWidget,
+)
+
+from .layer_chooser import LayerChooser
+from .segment_panel import SegmentPanel
+from .status_bar import StatusBar
+from .worker import JobRunner
+
+if TYPE_CHECKING:
+    import napari
+
+__all__ = ["Attention3DWidget"]
+
+
+class Attention3DWidget(QWidget):
+    """The plugin's one dock widget.
+
+    Parameters
+    ----------
+    napari_viewer
+        The viewer; a `napari.components.ViewerModel` does, too.
+    """
+
+    def __init__(self, napari_viewer: napari.viewer.Viewer, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.viewer = napari_viewer
+        self.setObjectName("attention3d")
+        self.setMinimumWidth(340)
+        self.runner = JobRunner(self)
+        self.destroyed.connect(partial(JobRunner.stop, self.runner))
+        self.chooser = LayerChooser(napari_viewer)
+        self.status = StatusBar()
+        self.segment = SegmentPanel(napari_viewer, self.runner, self.chooser, self.status)
+        self.tabs = QTabWidget()
+        self.tabs.setUsesScrollButtons(False)
+        self.tabs.setDocumentMode(True)
+        self.tabs.addTab(_scrolling(self.segment), "Segment")
+        head = QFormLayout()
+        head.setContentsMargins(0, 0, 0, 0)
+        label = QLabel("Scan")
+        label.setBuddy(self.chooser)
+        head.addRow(label, self.chooser)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(8, 8, 8, 8)
+        layout.addLayout(head)
+        layout.addWidget(self.tabs, 1)
+        layout.addWidget(self.status)
+        self._open = True
+
+    def event(self, event: QEvent | None) -> bool:
+        """Stop work when the dock is taken out of the window; start again when it comes back."""
+        if event is not None and event.type() == QEvent.Type.ParentChange:
+            if self.parent() is None:
+                self.close_down()
+            else:
+                self._reopen()
+        return bool(super().event(event))
+
+    def close_down(self) -> None:
+        """Cancel what runs, let the thread end, follow the viewer no longer."""
+        if not getattr(self, "_open", False):
+            return
+        self._open = False
+        self.runner.stop()
+        self.chooser.detach()
+
+    def _reopen(self) -> None:
+        if getattr(self, "_open", True):
+            return
+        self._open = True
+        self.chooser.attach()
+        self.segment.start()
+
+
+def _scrolling(panel: QWidget) -> QScrollArea:
+    area = QScrollArea()
+    area.setWidgetResizable(True)
+    area.setFrameShape(QScrollArea.Shape.NoFrame)
+    area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+    area.setWidget(panel)
+    return area

@@ -1,0 +1,226 @@
+"""Results in the viewer: how they look, where they go, what they replace."""
+
+from __future__ import annotations
+
+import weakref
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .layers import KEY, LayerSource, geometry_to_dict
+
+if TYPE_CHECKING:
+    from napari.layers import Layer
+
+    from ..session import Segmentation
+    from ..volumes.volume import Volume
+
+__all__ = ["LayerPlan", "ResultLayers", "plan_layers"]
+
+
+@dataclass(frozen=True)
+class LayerPlan:
+    """A layer to be made: `role` is "labels", "attention:NAME", "probability:3", ..."""
+
+    role: str
+    kind: str
+    array: Any
+    keywords: dict[str, Any]
+
+
+# ---- on the worker's thread
+
+
+def plan_layers(result: Segmentation, source: LayerSource) -> list[LayerPlan]:
+    """Turn a result into layers to make, from bottom to top; the labels come last."""
+    tail = f"{result.card.name} · {source.volume.name}"
+    plans: list[LayerPlan] = []
+    if result.probabilities is not None:
+        plans += _probability_plans(result, source, tail)
+    if result.uncertainty is not None:
+        keywords = {"name": f"uncertainty · {tail}", "colormap": "viridis", "visible": False}
+        plans.append(_plan("uncertainty", "image", result.uncertainty, source, result, keywords))
+    coarse_first = sorted(
+        result.attention.items(), key=lambda item: item[1].geometry.voxel_volume, reverse=True
+    )
+    for index, (name, volume) in enumerate(coarse_first):
+        plans.append(
+            _attention_plan(name, volume, source, result, tail, index == len(coarse_first) - 1)
+        )
+    plans.append(_labels_plan(result, source, tail))
+    return plans
+
+
+def _plan(
+    role: str,
+    kind: str,
+    volume: Volume,
+    source: LayerSource,
+    result: Segmentation,
+    keywords: dict[str, Any],
+) -> LayerPlan:
+    if volume.geometry.is_close(source.volume.geometry):
+        array, place = source.show(volume.array), dict(source.transform)
+        geometry = source.record(result.provenance)[KEY]
+    else:
+        array, place = source.place(volume)
+        geometry = {
+            "geometry": geometry_to_dict(volume.geometry),
+            "provenance": dict(result.provenance),
+        }
+    metadata = {KEY: {**geometry, "role": role, "model": result.card.name}}
+    if kind == "image":
+        keywords = {
+            "blending": "additive",
+            "interpolation2d": "linear",
+            "interpolation3d": "linear",
+            "contrast_limits": (0.0, 1.0),
+            **keywords,
+        }
+    return LayerPlan(
+        role, kind, np.ascontiguousarray(array), {**place, **keywords, "metadata": metadata}
+    )
+
+
+def _labels_plan(result: Segmentation, source: LayerSource, tail: str) -> LayerPlan:
+    classes = result.card.classes
+    keywords = {
+        "name": f"labels · {tail}",
+        "features": {"index": list(range(len(classes))), "name": [c.name for c in classes]},
+        "opacity": 0.6,
+        "colours": [c.colour for c in classes],
+    }
+    return _plan("labels", "labels", result.labels, source, result, keywords)
+
+
+def _attention_plan(
+    name: str, volume: Volume, source: LayerSource, result: Segmentation, tail: str, finest: bool
+) -> LayerPlan:
+    spec = volume.metadata.get("map", {})
+    low, high = (float(v) for v in spec.get("value_range", (0.0, 1.0)))
+    keywords = {
+        "name": f"{spec.get('title', name)} · {tail}",
+        "colormap": "magma",
+        "contrast_limits": (low, high),
+        "visible": finest,
+    }
+    return _plan(f"attention:{name}", "image", volume, source, result, keywords)
+
+
+def _probability_plans(
+    result: Segmentation, source: LayerSource, tail: str
+) -> list[LayerPlan]:
+    volume = result.probabilities
+    assert volume is not None
+    plans = []
+    for index, entry in enumerate(result.card.classes):
+        if index == 0:
+            continue
+        keywords = {
+            "name": f"probability of {entry.name} · {tail}",
+            "colormap": "viridis",
+            "visible": False,
+        }
+        one = volume.replace(array=volume.array[index].astype(np.float32), channel_names=())
+        plans.append(_plan(f"probability:{index}", "image", one, source, result, keywords))
+    return plans
+
+
+# ---- on the window's thread
+
+
+class _Made:
+    """A result layer, and whether the person has painted in it since."""
+
+    def __init__(self, layer: Layer) -> None:
+        self.layer = layer
+        self.painted = False
+        if hasattr(layer.events, "paint"):
+            layer.events.paint.connect(self.on_paint)
+
+    def on_paint(self, event: Any = None) -> None:
+        self.painted = True
+
+
+class ResultLayers:
+    """Adds results to a viewer; a newer result takes the place of the older one.
+
+    Only layers that were made here are ever replaced, and not once the person has
+    painted in them. Layers are known by object: they may be renamed, moved or deleted.
+    """
+
+    def __init__(self, viewer: Any) -> None:
+        self._viewer = viewer
+        self._made: weakref.WeakKeyDictionary[Layer, dict[str, dict[str, _Made]]] = (
+            weakref.WeakKeyDictionary()
+        )
+
+    def show(self, plans: list[LayerPlan], source_layer: Layer | None, key: str) -> list[Layer]:
+        """Add the layers; replace what the same source layer and `key` showed before.
+
+        Parameters
+        ----------
+        plans
+            From bottom to top.
+        source_layer
+            The scan's layer; None or deleted: the results go on top.
+        key
+            What makes a result "the same again" (the model's name).
+        """
+        layers = self._viewer.layers
+        old: dict[str, _Made] = {}
+        if source_layer is not None:
+            old = self._made.setdefault(source_layer, {}).get(key, {})
+        made: dict[str, _Made] = {}
+        selection = self._viewer.layers.selection.active
+        for plan in plans:
+            layer = make_layer(plan)
+            before = old.get(plan.role)
+            if before is not None and before.layer in layers and not before.painted:
+                _take_place(layers, before.layer, layer)
+            else:
+                layers.insert(self._index_above(source_layer, made), layer)
+            made[plan.role] = _Made(layer)
+        for role, before in old.items():
+            if role not in made and before.layer in layers and not before.painted:
+                layers.remove(before.layer)
+        if source_layer is not None:
+            self._made[source_layer][key] = made
+        if selection is not None and selection in layers:
+            layers.selection.active = selection
+        return [one.layer for one in made.values()]
+
+    def _index_above(self, source_layer: Layer | None, made: dict[str, _Made]) -> int:
+        layers = self._viewer.layers
+        below = [one.layer for one in made.values() if one.layer in layers]
+        if below:
+            return int(max(layers.index(one) for one in below)) + 1
+        return len(layers)
+
+
+def _take_place(layers: Any, old: Layer, new: Layer) -> None:
+    new.visible = old.visible
+    new.opacity = old.opacity
+    new.blending = old.blending
+    new.name = old.name
+    index = layers.index(old)
+    layers.remove(old)
+    layers.insert(index, new)
+
+
+def make_layer(plan: LayerPlan) -> Layer:
+    """Make the napari layer of a plan."""
+    from napari.layers import Image, Labels
+    from napari.utils.colormaps import DirectLabelColormap
+
+    keywords = dict(plan.keywords)
+    if plan.kind == "image":
+        return Image(plan.array, **keywords)
+    colours = keywords.pop("colours")
+    table: dict[int | None, str] = {
+        index: colour for index, colour in enumerate(colours) if index > 0
+    }
+    table[0] = "transparent"
+    table[None] = "#ffffff"  # painted with a value that is no class
+    return Labels(plan.array, colormap=DirectLabelColormap(color_dict=table), **keywords)

@@ -1,0 +1,118 @@
+"""What the panels let the worker's thread do. No Qt, no viewer; torch is imported here only."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..progress import Progress
+from .layers import LayerSource
+from .results import LayerPlan, plan_layers
+
+if TYPE_CHECKING:
+    from ..models import Model, ModelInfo
+    from ..session import Segmentation, SegmentOptions
+
+__all__ = ["Finished", "ModelShelf", "Outlook", "Ready", "look_around", "run_segmentation"]
+
+
+@dataclass(frozen=True)
+class Ready:
+    """What is there once torch is loaded."""
+
+    models: list[ModelInfo]
+    devices: list[tuple[str, str]]
+    """Request ("auto", "cuda", ...) and what to call it."""
+    reasons: dict[str, str]
+    """Why, by request."""
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What a run would do."""
+
+    text: str
+    maps: list[tuple[str, str]]
+    """Name and title of the attention maps that the model can show."""
+    patch_size: tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A result, made ready for the viewer."""
+
+    segmentation: Segmentation
+    plans: list[LayerPlan]
+    source: LayerSource
+
+
+class ModelShelf:
+    """Keeps the last model loaded between runs; used on the worker's thread only."""
+
+    def __init__(self) -> None:
+        self._key: tuple[str, float] | None = None
+        self._model: Model | None = None
+
+    def get(self, name_or_path: str) -> Model:
+        """Return the model, loading it if it is another one or its file changed."""
+        from ..models import load_model
+
+        path = Path(name_or_path)
+        key = (name_or_path, path.stat().st_mtime if path.is_file() else 0.0)
+        if self._model is None or key != self._key:
+            self._model = None  # frees the old one before the new one comes
+            self._model = load_model(name_or_path)
+            self._key = key
+        return self._model
+
+
+def look_around() -> Ready:
+    """Load torch, list models and devices."""
+    import torch
+
+    from ..inference.device import choose_device
+    from ..models import list_models
+
+    auto = choose_device("auto")
+    devices = [("auto", f"Automatic: {_device_title(auto.device.type)}")]
+    reasons = {"auto": auto.reason}
+    if torch.cuda.is_available():
+        devices.append(("cuda", f"GPU ({torch.cuda.get_device_name()})"))
+    if torch.backends.mps.is_available():
+        devices.append(("mps", "Apple GPU"))
+    devices.append(("cpu", "CPU"))
+    return Ready(list_models(), devices, reasons)
+
+
+def _device_title(kind: str) -> str:
+    return {"cuda": "GPU", "mps": "Apple GPU", "cpu": "CPU"}.get(kind, kind)
+
+
+def look_ahead(
+    shelf: ModelShelf, model_ref: str, source: LayerSource, options: SegmentOptions
+) -> Outlook:
+    """Say what a run would do; raises what the run would raise at once."""
+    from ..session import preflight
+
+    model = shelf.get(model_ref)
+    maps = [(spec.name, spec.title) for spec in model.network.map_specs.values()]
+    plan = preflight(source.volume, model, options)
+    return Outlook(plan.text, maps, model.card.patch_size)
+
+
+def run_segmentation(
+    shelf: ModelShelf,
+    model_ref: str,
+    source: LayerSource,
+    options: SegmentOptions,
+) -> Generator[Progress, None, Finished]:
+    """Segment a layer's volume and prepare the layers to show; a job."""
+    from ..session import segment_job
+
+    yield Progress(0, 0, "Loading the model …")
+    model = shelf.get(model_ref)
+    result = yield from segment_job(source.volume, model, options)
+    yield Progress(0, 0, "Preparing the layers …")
+    return Finished(result, plan_layers(result, source), source)
