@@ -1,0 +1,54 @@
+# napari-attention3d: `make demo`, `make test`; the rest is for those who change it.
+
+PYTHON ?= python3
+VENV ?= .venv
+PIP_ARGS ?=
+TEST_ARGS ?=
+DEMO_ARGS ?=
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+SCREEN := scripts/with-screen.sh
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-long check bench check-wheel system-libs clean
+
+help:  ## show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
+
+demo: $(VENV)/.installed-all system-libs  ## segment a real brain scan and show it
+	$(BIN)/napari-attention3d demo $(DEMO_ARGS)
+
+test: $(VENV)/.installed-dev system-libs  ## run the tests
+	$(SCREEN) $(BIN)/python -m pytest -m "not long" $(TEST_ARGS)
+
+test-long: $(VENV)/.installed-dev system-libs  ## run the tests that take minutes
+	$(SCREEN) $(BIN)/python -m pytest -m long $(TEST_ARGS)
+
+check: $(VENV)/.installed-dev  ## style, types, who imports whom, the manifest
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/npe2 validate napari.yaml
+	$(SCREEN) $(BIN)/npe2 validate napari-attention3d --imports
+
+bench: $(VENV)/.installed-dev system-libs  ## measure the window's responsiveness
+	$(SCREEN) $(BIN)/python benchmarks/responsiveness.py
+
+check-wheel: $(VENV)/.installed-dev  ## build wheel and sdist, install the wheel elsewhere, look inside
+	scripts/check-wheel.sh $(BIN)/python
+
+system-libs:
+	@scripts/system-libs.sh
+
+clean:  ## remove what the above made, but for the virtual environment
+	rm -rf build dist demo-output .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+
+$(VENV)/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; say PYTHON=/path/to/python3")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed-%: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(PIP) install $(PIP_ARGS) -c constraints.txt -e ".[$*]"
+	@touch $@
