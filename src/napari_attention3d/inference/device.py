@@ -1,0 +1,127 @@
+"""Which device runs the network, at which precision, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+import torch
+
+from ..errors import InputError
+
+__all__ = ["DeviceChoice", "Precision", "choose_device", "choose_precision"]
+
+
+@dataclass(frozen=True)
+class DeviceChoice:
+    """A device and, in words for the person, why it was chosen."""
+
+    device: torch.device
+    reason: str
+
+
+@dataclass(frozen=True)
+class Precision:
+    """How the network computes.
+
+    Parameters
+    ----------
+    name
+        "float32", "bfloat16" or "float16" (autocast: sums and norms stay in float32).
+    reason
+        Why, in words.
+    """
+
+    name: str
+    reason: str
+
+    @contextmanager
+    def context(self, device: torch.device) -> Iterator[None]:
+        """Within this block convolutions on `device` compute at this precision."""
+        with ExitStack() as stack:
+            if device.type == "cuda" and self.name == "float32":
+                stack.enter_context(torch.backends.cudnn.flags(enabled=True, allow_tf32=False))
+            if self.name != "float32":
+                dtype = torch.bfloat16 if self.name == "bfloat16" else torch.float16
+                stack.enter_context(torch.autocast(device.type, dtype=dtype))
+            yield
+
+
+def choose_device(request: str = "auto") -> DeviceChoice:
+    """Choose where to compute.
+
+    Parameters
+    ----------
+    request
+        "auto" (the first of CUDA, Apple's MPS, CPU), "cpu", "mps", "cuda" or "cuda:N".
+
+    Raises
+    ------
+    InputError
+        If the device is unknown or not there.
+    """
+    if request == "auto":
+        if torch.cuda.is_available():
+            return DeviceChoice(
+                torch.device("cuda", 0), f"first CUDA GPU ({torch.cuda.get_device_name(0)})"
+            )
+        if torch.backends.mps.is_available():
+            return DeviceChoice(torch.device("mps"), "Apple GPU; no CUDA GPU found")
+        return DeviceChoice(torch.device("cpu"), "no GPU found")
+    try:
+        device = torch.device(request)
+    except RuntimeError as error:
+        raise InputError(
+            f"device {request!r} is not known; use auto, cpu, mps, cuda or cuda:N"
+        ) from error
+    if device.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (device.index or 0) >= count:
+            raise InputError(
+                f"device {request!r} is not there ({count} CUDA GPUs found); use auto or cpu"
+            )
+    elif device.type == "mps":
+        if not torch.backends.mps.is_available():
+            raise InputError("device 'mps' is not there; use auto or cpu")
+    elif device.type != "cpu":
+        raise InputError(f"device {request!r} is not supported; use auto, cpu, mps or cuda:N")
+    return DeviceChoice(device, "as asked")
+
+
+def choose_precision(request: str, device: torch.device) -> Precision:
+    """Choose the number format.
+
+    Parameters
+    ----------
+    request
+        "exact": float32. "auto": float32 on CPU and MPS, half precision on CUDA.
+        "fast": half precision wherever the hardware computes it faster.
+    device
+        Where the network runs.
+
+    Raises
+    ------
+    InputError
+        If `request` is none of the three.
+    """
+    if request not in ("auto", "exact", "fast"):
+        raise InputError(f"precision {request!r} is not known; use auto, exact or fast")
+    if request == "exact":
+        return Precision("float32", "as asked")
+    if device.type == "cuda":
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return Precision("bfloat16", "the GPU computes it faster")
+        return Precision("float16", "the GPU computes it faster")
+    if device.type == "cpu" and request == "fast":
+        if cpu_has_bfloat16():
+            return Precision("bfloat16", "the CPU has instructions for it")
+        return Precision("float32", "the CPU has no bfloat16 instructions")
+    return Precision("float32", f"the default on {device.type}")
+
+
+def cpu_has_bfloat16() -> bool:
+    """Whether the CPU multiplies bfloat16 natively (AVX512-BF16 or AMX)."""
+    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    found = [getattr(torch.cpu, name, None) for name in checks]
+    return any(bool(check()) for check in found if check is not None)

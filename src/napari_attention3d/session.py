@@ -1,0 +1,452 @@
+"""What one can do with a scan and a model: plain generators, without a window.
+
+The window's thread, the command line and the tests drive the same jobs.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from . import __version__
+from .attention.maps import choose_maps, map_volumes
+from .errors import InputError
+from .geometry import Geometry
+from .inference.device import DeviceChoice, Precision, choose_device, choose_precision
+from .inference.memory import bytes_per_voxel, choose_tile
+from .inference.postprocess import Returned, to_scan_grid
+from .inference.predict import GridPrediction, plan_multiple, predict_adaptively
+from .inference.preprocess import (
+    Placement,
+    Prepared,
+    Preprocessor,
+    check_kind,
+    crop_region,
+    turned_region,
+)
+from .inference.resample import axis_positions
+from .inference.tiling import Box, plan_tiles
+from .models.card import ModelCard
+from .models.store import Model
+from .progress import Job, Progress
+from .volumes.volume import Volume
+
+__all__ = [
+    "Preflight",
+    "SegmentOptions",
+    "Segmentation",
+    "preflight",
+    "segment",
+    "segment_job",
+]
+
+Range = tuple[int, int]
+
+
+class SegmentOptions(BaseModel):
+    """How to segment. All have defaults that suit most scans.
+
+    Attributes
+    ----------
+    device
+        "auto", "cpu", "mps", "cuda" or "cuda:N".
+    overlap
+        Share of a tile that it has in common with its neighbour; None: the card's.
+    attention
+        Attention maps: none, all, or their names.
+    probabilities, uncertainty
+        Whether to return them too.
+    region
+        Index ranges ((z0, z1), (y0, y1), (x0, x1)) of the volume's own array; the result
+        then covers the region alone, with the values a run over the whole scan gives.
+    tile
+        Largest tile in voxels of the model's grid (z, y, x); None: chosen by memory.
+    channel
+        Which channel of a scan with several to use.
+    precision
+        "auto", "exact" or "fast": see `choose_precision`.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    device: str = "auto"
+    overlap: float | None = Field(default=None, ge=0, lt=1)
+    attention: bool | tuple[str, ...] = False
+    probabilities: bool = False
+    uncertainty: bool = False
+    region: tuple[Range, Range, Range] | None = None
+    tile: tuple[int, int, int] | None = None
+    channel: int | None = Field(default=None, ge=0)
+    precision: Literal["auto", "exact", "fast"] = "auto"
+
+    @field_validator("tile")
+    @classmethod
+    def _sized(cls, tile: tuple[int, int, int] | None) -> tuple[int, int, int] | None:
+        if tile is not None and min(tile) < 1:
+            raise ValueError(f"tile {tile} must be positive")
+        return tile
+
+
+@dataclass
+class Segmentation:
+    """What came out.
+
+    Attributes
+    ----------
+    labels
+        (Z, Y, X) uint8 or uint16 on the scan's own grid (with a region: the region's).
+    probabilities
+        (K, Z, Y, X), or None.
+    uncertainty
+        (Z, Y, X), 0 to 1, or None.
+    attention
+        By name, each on its own coarse grid in the model's orientation.
+    card
+        The model's.
+    device, device_reason
+        Where it ran and why there.
+    seconds
+        Wall time.
+    warnings
+        What the person should look at.
+    provenance
+        How to get this result again; JSON-compatible.
+    """
+
+    labels: Volume
+    probabilities: Volume | None
+    uncertainty: Volume | None
+    attention: dict[str, Volume]
+    card: ModelCard
+    device: str
+    device_reason: str
+    seconds: float
+    warnings: list[str] = field(default_factory=list)
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """What a run would do, known without reading a voxel.
+
+    Attributes
+    ----------
+    text
+        One line for the person.
+    tiles
+        Tiles to compute.
+    grid_shape
+        Voxels of the model's grid (z, y, x).
+    bytes
+        Estimated memory at the peak.
+    """
+
+    text: str
+    tiles: int
+    grid_shape: tuple[int, int, int]
+    bytes: int
+
+
+@dataclass(frozen=True)
+class _Setup:
+    """Everything that is decided before a voxel is read."""
+
+    place: Placement
+    target: Geometry
+    box: Box
+    tile: tuple[int, int, int]
+    overlap: float
+    maps: tuple[str, ...]
+    choice: DeviceChoice
+    precision: Precision
+
+
+def _set_up(volume: Volume, model: Model, options: SegmentOptions) -> _Setup:
+    check_kind(volume)
+    preprocessor = Preprocessor(model.card)
+    if options.channel is None:
+        preprocessor.check_channels(volume)
+    place = preprocessor.place(volume.geometry)
+    choice = choose_device(options.device)
+    precision = choose_precision(options.precision, choice.device)
+    target = turned_region(place, options.region)
+    tile = options.tile or choose_tile(
+        place.grid.shape, model.card.patch_size, model.network, choice.device, precision.name
+    )
+    overlap = model.card.min_overlap if options.overlap is None else options.overlap
+    maps = choose_maps(options.attention, model.network.map_specs)
+    box = _box_around(target, place.grid)
+    return _Setup(place, target, box, tile, overlap, maps, choice, precision)
+
+
+def _box_around(target: Geometry, grid: Geometry) -> Box:
+    """Return the grid voxels that interpolation at the target's centres reads."""
+    start, stop = [], []
+    for where, size in zip(axis_positions(grid, target), grid.shape, strict=True):
+        start.append(int(np.clip(np.floor(where.min()), 0, size - 1)))
+        stop.append(int(np.clip(np.ceil(where.max()), 0, size - 1)) + 1)
+    return Box((start[0], start[1], start[2]), (stop[0], stop[1], stop[2]))
+
+
+def preflight(
+    volume: Volume, model: Model, options: SegmentOptions | None = None
+) -> Preflight:
+    """Tell what `segment_job` would do; raises what it would raise before reading a voxel."""
+    options = options or SegmentOptions()
+    setup = _set_up(volume, model, options)
+    grid = setup.place.grid
+    plan = plan_tiles(grid.shape, setup.tile, setup.overlap, plan_multiple(model.network))
+    count = len(plan.within(setup.box).tiles)
+    cost = bytes_per_voxel(model.network, setup.precision.name)
+    logits = 4 * model.network.num_classes * float(np.prod(setup.box.shape))
+    size = int(cost * float(np.prod(plan.tile)) + logits + 8 * float(np.prod(volume.array.shape)))
+    text = (
+        f"{' x '.join(map(str, grid.shape))} voxels of "
+        f"{' x '.join(f'{s:.3g}' for s in grid.spacing)} {grid.unit} in "
+        f"{count} tile{'s' * (count > 1)}, about {size / 2**30:.1f} GB, on "
+        f"{setup.choice.device} ({setup.choice.reason}), {setup.precision.name}"
+    )
+    return Preflight(text, count, grid.shape, size)
+
+
+def segment_job(
+    volume: Volume,
+    model: Model,
+    options: SegmentOptions | None = None,
+    *,
+    calibration: Mapping[str, tuple[list[float], list[float]]] | None = None,
+) -> Job[Segmentation]:
+    """Segment a scan.
+
+    Neither the volume nor the model is changed (the model's weights move to the device
+    and stay there).
+
+    Parameters
+    ----------
+    volume
+        (Z, Y, X) or (C, Z, Y, X), any orientation and spacing.
+    model
+        From `load_model`.
+    options
+        See `SegmentOptions`.
+    calibration
+        ``provenance["calibration"]`` of an earlier run over the same scan, to be used
+        instead of measuring the scan's statistics again.
+
+    Yields
+    ------
+    Progress
+        Per tile; closing the generator cancels within one tile.
+
+    Raises
+    ------
+    InputError, ModelMismatchError
+        If scan, model and options don't fit together.
+    OutOfMemory
+        If even the smallest tile does not fit the memory.
+    """
+    options = options or SegmentOptions()
+    begin = time.perf_counter()
+    yield Progress(0, 0, "Preparing the scan")
+    setup = _set_up(volume, model, options)
+    prepared = Preprocessor(model.card).prepare(volume, channel=options.channel)
+    prediction = yield from predict_adaptively(
+        model.network,
+        prepared.tensor,
+        setup.tile,
+        setup.overlap,
+        device=setup.choice.device,
+        maps=setup.maps,
+        precision=setup.precision,
+        box=setup.box,
+        calibration=calibration,
+    )
+    tiles = len(prediction.plan.tiles)
+    yield Progress(tiles, tiles, "Back to the scan's own grid")
+    returned = to_scan_grid(
+        prediction.logits,
+        setup.place.grid.cropped(setup.box.start, setup.box.shape),
+        setup.target,
+        setup.place.reorientation,
+        probabilities=options.probabilities,
+        uncertainty=options.uncertainty,
+    )
+    seconds = time.perf_counter() - begin
+    return _gather(volume, model, options, setup, prepared, prediction, returned, seconds)
+
+
+def segment(
+    volume: Volume,
+    model: Model | str,
+    *,
+    progress: Callable[[Progress], None] | None = None,
+    **options: Any,
+) -> Segmentation:
+    """Segment a scan and wait for it.
+
+    Parameters
+    ----------
+    volume
+        The scan.
+    model
+        From `load_model`, or a name or path that it understands.
+    progress
+        Called with each step.
+    **options
+        Fields of `SegmentOptions`.
+
+    Raises
+    ------
+    InputError
+        If an option is not known or its value is wrong; else see `segment_job`.
+    """
+    if isinstance(model, str):
+        from .models.store import load_model
+
+        model = load_model(model)
+    job = segment_job(volume, model, make_options(**options))
+    while True:
+        try:
+            step = next(job)
+        except StopIteration as stop:
+            result: Segmentation = stop.value
+            return result
+        if progress is not None:
+            progress(step)
+
+
+def make_options(**options: Any) -> SegmentOptions:
+    """Build `SegmentOptions`, with an InputError of one line if something is wrong."""
+    try:
+        return SegmentOptions(**options)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "options"
+        if first["type"] == "extra_forbidden":
+            known = ", ".join(SegmentOptions.model_fields)
+            raise InputError(f"option {where!r} is not known; there are: {known}") from error
+        raise InputError(f"option {where!r}: {first['msg']}") from error
+
+
+def _gather(
+    volume: Volume,
+    model: Model,
+    options: SegmentOptions,
+    setup: _Setup,
+    prepared: Prepared,
+    prediction: GridPrediction,
+    returned: Returned,
+    seconds: float,
+) -> Segmentation:
+    card = model.card
+    _, geometry = crop_region(volume.geometry, options.region)
+    warnings = [*prepared.warnings, *prediction.warnings]
+    if not returned.labels.any():
+        warnings.append(_empty_warning(card, prepared))
+    provenance = _provenance(volume, model, options, setup, prepared, prediction, seconds)
+    about = {"provenance": provenance, "classes": [c.model_dump() for c in card.classes]}
+
+    def place(array: Any, name: str, channels: Sequence[str] = ()) -> Volume:
+        title = f"{volume.name} {name}"
+        return Volume(array, geometry, title, tuple(channels), None, about)
+
+    attention = map_volumes(
+        prediction.maps,
+        model.network.map_specs,
+        setup.place.grid,
+        prediction.box,
+        unit=volume.geometry.unit,
+        name=volume.name,
+    )
+    return Segmentation(
+        labels=place(returned.labels, "labels"),
+        probabilities=None
+        if returned.probabilities is None
+        else place(returned.probabilities, "probabilities", card.class_names),
+        uncertainty=None
+        if returned.uncertainty is None
+        else place(returned.uncertainty, "uncertainty"),
+        attention=attention,
+        card=card,
+        device=str(setup.choice.device),
+        device_reason=setup.choice.reason,
+        seconds=seconds,
+        warnings=warnings,
+        provenance=provenance,
+    )
+
+
+def _empty_warning(card: ModelCard, prepared: Prepared) -> str:
+    expects = f" ({card.intensity})" if card.intensity else ""
+    spacing = " x ".join(f"{s:.3g}" for s in prepared.placement.turned.spacing)
+    checks = [
+        f"intensities are what the model knows{expects}",
+        f"voxels really measure {spacing} {prepared.placement.turned.unit}",
+    ]
+    if card.orientation is not None:
+        checks.append("the orientation is right")
+    return "no voxel was given a class: check that " + ", that ".join(checks)
+
+
+def _provenance(
+    volume: Volume,
+    model: Model,
+    options: SegmentOptions,
+    setup: _Setup,
+    prepared: Prepared,
+    prediction: GridPrediction,
+    seconds: float,
+) -> dict[str, Any]:
+    card, plan, grid = model.card, prediction.plan, setup.place.grid
+    return {
+        "software": {
+            "napari-attention3d": __version__,
+            "torch": torch.__version__,
+        },
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "model": {
+            "name": card.name,
+            "version": card.version,
+            "sha256": card.sha256,
+            "path": str(model.path) if model.path else None,
+        },
+        "source": {
+            "name": volume.name,
+            "path": str(volume.source) if volume.source else None,
+            "shape": [int(n) for n in volume.array.shape],
+            "dtype": str(volume.dtype),
+            "unit": volume.geometry.unit,
+            "spacing": list(volume.geometry.spacing),
+            "affine": volume.geometry.affine.tolist(),
+        },
+        "options": options.model_dump(mode="json"),
+        "device": str(setup.choice.device),
+        "device_reason": setup.choice.reason,
+        "precision": setup.precision.name,
+        "precision_reason": setup.precision.reason,
+        "grid": {
+            "shape": list(grid.shape),
+            "spacing": list(grid.spacing),
+            "unit": grid.unit,
+            "affine": grid.affine.tolist(),
+        },
+        "plan": {
+            "tile": list(plan.tile),
+            "overlap": setup.overlap,
+            "tiles": len(plan.tiles),
+            "of_tiles": len(plan.starts_product),
+            "box": [list(plan.box.start), list(plan.box.stop)],
+        },
+        "preprocessing": list(prepared.notes),
+        "calibration": {
+            name: [list(mean), list(var)] for name, (mean, var) in prediction.calibration.items()
+        },
+        "seconds": round(seconds, 3),
+    }
