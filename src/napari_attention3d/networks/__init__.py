@@ -1,11 +1,13 @@
 """3D networks in pure torch: tensors in, logits and attention maps out."""
 
+from .additive_attention_unet import AdditiveAttentionUNet
 from .attention_unet import AttentionUNet
 from .base import MapSpec, NetworkOutput, SegmentationNetwork
 from .norm import ScanNorm3d, calibrating, clear_calibration, load_calibration, read_calibration
 from .registry import build_network, network_names, network_presets, register
 
 __all__ = [
+    "AdditiveAttentionUNet",
     "AttentionUNet",
     "MapSpec",
     "NetworkOutput",

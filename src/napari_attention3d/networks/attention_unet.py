@@ -251,8 +251,9 @@ class AttentionUNet(SegmentationNetwork):
         size = tuple(x.shape[2:])
         # Two voxels or more along each axis at the deepest level: a norm over one voxel
         # would wipe out what it holds.
-        smallest = tuple(2 * s if n > 1 or s > 1 else 1 for s, n in zip(
-            self.total_stride, size, strict=True))
+        smallest = tuple(
+            2 * s if n > 1 or s > 1 else 1 for s, n in zip(self.total_stride, size, strict=True)
+        )
         x = pad_to_multiple(x, self.total_stride, (smallest[0], smallest[1], smallest[2]))
         logits, maps, sides = self._forward_padded(x, return_maps)
         z, y, w = size

@@ -18,6 +18,7 @@ __all__ = [
     "Norm",
     "Size3",
     "activation",
+    "kaiming_",
     "norm_layer",
     "pad_to_multiple",
     "product",

@@ -44,16 +44,24 @@ class ScanNorm3d(nn.Module):
         Number of channels.
     eps
         Added to the variance.
+    affine
+        Whether weight and bias are learned; else they are 1 and 0.
     """
 
+    weight: nn.Parameter | None
+    bias: nn.Parameter | None
     mean: Tensor | None
     var: Tensor | None
 
-    def __init__(self, channels: int, eps: float = 1e-5) -> None:
+    def __init__(self, channels: int, eps: float = 1e-5, affine: bool = True) -> None:
         super().__init__()
-        self.eps = eps
-        self.weight = nn.Parameter(torch.ones(channels))
-        self.bias = nn.Parameter(torch.zeros(channels))
+        self.channels, self.eps = channels, eps
+        if affine:
+            self.weight = nn.Parameter(torch.ones(channels))
+            self.bias = nn.Parameter(torch.zeros(channels))
+        else:
+            self.register_parameter("weight", None)
+            self.register_parameter("bias", None)
         self.register_buffer("mean", None, persistent=False)
         self.register_buffer("var", None, persistent=False)
         self.measuring = False
@@ -80,19 +88,21 @@ class ScanNorm3d(nn.Module):
                 x.reshape(1, b * c, *x.shape[2:]),
                 None,
                 None,
-                self.weight.repeat(b),
-                self.bias.repeat(b),
+                None if self.weight is None else self.weight.repeat(b),
+                None if self.bias is None else self.bias.repeat(b),
                 True,
                 0.0,
                 self.eps,
             )
             return merged.view(x.shape)
         # A map of a single voxel: its variance is 0, so it becomes the bias.
+        if self.bias is None:
+            return x * 0
         return self.bias.view(1, c, 1, 1, 1).to(x.dtype) + x * 0
 
     def extra_repr(self) -> str:
         """Return what ``print(network)`` shows of this layer."""
-        return f"{self.weight.numel()}, eps={self.eps}, calibrated={self.mean is not None}"
+        return f"{self.channels}, eps={self.eps}, calibrated={self.mean is not None}"
 
 
 def _norms(network: nn.Module) -> Iterator[tuple[str, ScanNorm3d]]:
@@ -143,7 +153,9 @@ def load_calibration(
     if set(norms) != set(statistics):
         odd = sorted(set(norms) ^ set(statistics))
         raise KeyError(f"calibration does not belong to this network: {odd[:3]}")
+    device = next(network.parameters()).device
     for name, (mean, var) in statistics.items():
-        like = norms[name].weight
-        norms[name].mean = torch.tensor(mean, dtype=torch.float32, device=like.device)
-        norms[name].var = torch.tensor(var, dtype=torch.float32, device=like.device)
+        if len(mean) != norms[name].channels or len(var) != norms[name].channels:
+            raise KeyError(f"calibration of {name} has {len(mean)} channels")
+        norms[name].mean = torch.tensor(mean, dtype=torch.float32, device=device)
+        norms[name].var = torch.tensor(var, dtype=torch.float32, device=device)

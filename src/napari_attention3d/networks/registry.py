@@ -16,9 +16,7 @@ _PRESETS: dict[str, dict[str, dict[str, Any]]] = {}
 N = TypeVar("N", bound=type[SegmentationNetwork])
 
 
-def register(
-    name: str, presets: Mapping[str, Mapping[str, Any]] | None = None
-) -> Callable[[N], N]:
+def register(name: str, presets: Mapping[str, Mapping[str, Any]] | None = None) -> Callable[[N], N]:
     """Class decorator: make a network known under `name`, with named sizes.
 
     Raises
@@ -49,9 +47,7 @@ def network_presets(name: str) -> dict[str, dict[str, Any]]:
     return {key: dict(value) for key, value in _PRESETS[name].items()}
 
 
-def build_network(
-    name: str, *, preset: str | None = None, **config: Any
-) -> SegmentationNetwork:
+def build_network(name: str, *, preset: str | None = None, **config: Any) -> SegmentationNetwork:
     """Build a network by name from a preset, keyword arguments, or both (these win).
 
     Raises
