@@ -19,6 +19,7 @@ import numpy.typing as npt
 from ..errors import InputError
 from ..geometry import Geometry, Reorientation
 from ..volumes.volume import Volume
+from .layer_transform import layer_matrix, meta_matrix, spatial_transform, unit_factors
 
 if TYPE_CHECKING:
     from napari.layers import Layer
@@ -38,18 +39,6 @@ KEY = "napari-attention3d"
 """Our entry in ``layer.metadata``."""
 
 LayerData = tuple[Any, dict[str, Any], str]
-
-_LENGTHS_MM = {
-    "millimeter": 1.0,
-    "micrometer": 1e-3,
-    "micron": 1e-3,
-    "nanometer": 1e-6,
-    "centimeter": 10.0,
-    "meter": 1e3,
-    "angstrom": 1e-7,
-}
-_TRANSFORM = ("scale", "translate", "rotate", "shear", "affine", "units", "axis_labels")
-
 
 @dataclass(frozen=True, eq=False)
 class LayerSource:
@@ -115,7 +104,7 @@ class LayerSource:
 
     def _shown_raw(self) -> npt.NDArray[np.float64]:
         """(4, 4) shown index to world in the layer's own units (not converted to mm or um)."""
-        factors, _ = _unit_factors(self.transform["units"])
+        factors, _ = unit_factors(self.transform["units"])
         return np.asarray(np.diag([*(1 / f for f in factors), 1.0]) @ self.shown.affine)
 
     def _layer_linear(self) -> npt.NDArray[np.float64]:
@@ -279,7 +268,7 @@ def layer_to_volume(layer: Layer, *, leading: int | None = None) -> LayerSource:
         "axis_labels": tuple(layer.axis_labels),
         "metadata": layer.metadata,
     }
-    return meta_to_source(data, meta, leading=leading, matrix=_layer_matrix(layer))
+    return meta_to_source(data, meta, leading=leading, matrix=layer_matrix(layer))
 
 
 def meta_to_source(
@@ -313,11 +302,11 @@ def meta_to_source(
             "split it with right-click > Split Stack"
         )
     if matrix is None:
-        matrix = _meta_matrix(meta, ndim)
+        matrix = meta_matrix(meta, ndim)
     if leading is not None and ndim == 4:
         data = data[leading]
-    transform = _spatial_transform(meta, ndim)
-    factors, unit = _unit_factors(transform["units"])
+    transform = spatial_transform(meta, ndim)
+    factors, unit = unit_factors(transform["units"])
     affine = np.eye(4)
     affine[:3, :3] = matrix[ndim - 3 : ndim, ndim - 3 : ndim] * np.asarray(factors)[:, None]
     affine[:3, 3] = matrix[ndim - 3 : ndim, -1] * factors
@@ -351,85 +340,3 @@ def _recorded(metadata: Mapping[str, Any], shown: Geometry) -> tuple[Geometry, R
         return shown, Reorientation()  # the person moved or rescaled it: believe the layer
     true = geometry_from_dict(entry["geometry"])
     return true, true.canonical_reorientation()
-
-
-def _layer_matrix(layer: Layer) -> npt.NDArray[np.float64]:
-    n = int(layer.ndim)
-    origin = np.asarray(layer.data_to_world((0,) * n), dtype=float)
-    matrix = np.eye(n + 1)
-    for axis, unit_vector in enumerate(np.eye(n)):
-        matrix[:n, axis] = np.asarray(layer.data_to_world(unit_vector)) - origin
-    matrix[:n, n] = origin
-    return matrix
-
-
-def _meta_matrix(meta: Mapping[str, Any], ndim: int) -> npt.NDArray[np.float64]:
-    """Index to world from layer attributes, as napari composes them."""
-    from napari.utils.transforms import Affine
-
-    transform = Affine(
-        scale=meta.get("scale", np.ones(ndim)),
-        translate=meta.get("translate", np.zeros(ndim)),
-        rotate=meta.get("rotate"),
-        shear=meta.get("shear"),
-        ndim=ndim,
-    )
-    outer = _outer_affine(meta, ndim)
-    return np.asarray(outer @ np.asarray(transform.affine_matrix))
-
-
-def _outer_affine(meta: Mapping[str, Any], ndim: int) -> npt.NDArray[np.float64]:
-    affine = meta.get("affine")
-    if affine is None:
-        return np.eye(ndim + 1)
-    return np.asarray(getattr(affine, "affine_matrix", affine), dtype=float)
-
-
-def _spatial_transform(meta: Mapping[str, Any], ndim: int) -> dict[str, Any]:
-    """Return the last three axes of a layer's transform attributes."""
-    affine = _outer_affine(meta, ndim)
-    keep = [*range(ndim - 3, ndim), ndim]
-    rotate = np.asarray(meta.get("rotate", np.eye(ndim)), dtype=float)
-    shear = np.atleast_1d(np.asarray(meta.get("shear", np.zeros(0)), dtype=float))
-    return {
-        "scale": np.asarray(meta.get("scale", np.ones(ndim)), dtype=float)[-3:],
-        "translate": np.asarray(meta.get("translate", np.zeros(ndim)), dtype=float)[-3:],
-        "rotate": rotate[-3:, -3:] if rotate.ndim == 2 else rotate,
-        "shear": _last_shear(shear, ndim),
-        "affine": affine[np.ix_(keep, keep)],
-        "units": tuple(meta.get("units") or ("pixel",) * ndim)[-3:],
-        "axis_labels": tuple(meta.get("axis_labels") or ("z", "y", "x"))[-3:],
-    }
-
-
-def _last_shear(shear: npt.NDArray[np.float64], ndim: int) -> npt.NDArray[np.float64]:
-    """Shear of the last three axes: napari keeps the upper triangle as a vector."""
-    if shear.ndim == 2:
-        return shear[-3:, -3:]
-    if ndim == 3 or shear.size != ndim * (ndim - 1) // 2:
-        return shear if shear.size == 3 else np.zeros(3)
-    full = np.eye(ndim)
-    full[np.triu_indices(ndim, 1)] = shear
-    return full[-3:, -3:][np.triu_indices(3, 1)]
-
-
-def _unit_factors(units: Any) -> tuple[tuple[float, float, float], str]:
-    """Factors that bring each world axis to one of our units, and that unit."""
-    names = [str(unit) for unit in tuple(units)[-3:]]
-    long = [_SHORT.get(n, n) for n in names]
-    if not all(n in _LENGTHS_MM for n in long):
-        return (1.0, 1.0, 1.0), "pixel"
-    unit = "um" if all(_LENGTHS_MM[n] <= 1e-3 for n in long) else "mm"
-    per_mm = 1e3 if unit == "um" else 1.0
-    a, b, c = (_LENGTHS_MM[n] * per_mm for n in long)
-    return (a, b, c), unit
-
-
-_SHORT = {
-    "mm": "millimeter",
-    "um": "micrometer",
-    "µm": "micrometer",
-    "nm": "nanometer",
-    "cm": "centimeter",
-    "m": "meter",
-}

@@ -15,7 +15,15 @@ if TYPE_CHECKING:
     from ..models import Model, ModelInfo
     from ..session import Segmentation, SegmentOptions
 
-__all__ = ["Finished", "ModelShelf", "Outlook", "Ready", "look_around", "run_segmentation"]
+__all__ = [
+    "Finished",
+    "ModelShelf",
+    "Outlook",
+    "Ready",
+    "look_ahead",
+    "look_around",
+    "run_segmentation",
+]
 
 
 @dataclass(frozen=True)
@@ -72,6 +80,7 @@ def look_around() -> Ready:
     """Load torch, list models and devices."""
     import torch
 
+    from .. import session  # noqa: F401  (loaded here, so that the window need not wait later)
     from ..inference.device import choose_device
     from ..models import list_models
 
