@@ -160,7 +160,7 @@ def otsu_tissues(image: npt.NDArray[Any], truth: _Labels) -> _Labels:
 
 def _probability(volume: Volume) -> npt.NDArray[np.float32]:
     array = np.asarray(volume.channel(0).array, dtype=np.float32)
-    return array / 255 if array.max() > 1.5 else array
+    return array / np.float32(255 if array.max() > 1.5 else 1)
 
 
 def _dice(like: Volume, mask: _Labels, truth: _Labels) -> dict[str, float | None]:

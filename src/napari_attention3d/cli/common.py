@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -31,6 +33,7 @@ __all__ = [
 SOME_FAILED = 1
 BAD_INPUT = 2
 CANCELLED = 130
+_SECONDS_BETWEEN_LINES = 10.0
 
 T = TypeVar("T")
 
@@ -84,6 +87,8 @@ def run_job(job: Job[T], title: str) -> T:
     Ctrl-C closes the job, which cancels it, and ends the program with code 130.
     """
     console = Console(stderr=True)
+    if not console.is_terminal:
+        return _run_in_log(job, title)
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -91,7 +96,7 @@ def run_job(job: Job[T], title: str) -> T:
         TimeRemainingColumn(),
     )
     try:
-        with Progress(*columns, console=console, transient=not console.is_terminal) as bar:
+        with Progress(*columns, console=console) as bar:
             task = bar.add_task(title, total=None, message="")
             while True:
                 try:
@@ -101,6 +106,25 @@ def run_job(job: Job[T], title: str) -> T:
                 bar.update(
                     task, completed=step.done, total=step.total or None, message=step.message
                 )
+    except KeyboardInterrupt:
+        cancelled()
+    finally:
+        job.close()
+
+
+def _run_in_log(job: Job[T], title: str) -> T:
+    """Drive a job where there is no terminal: a line now and then instead of a bar."""
+    said = -math.inf
+    try:
+        while True:
+            try:
+                step = next(job)
+            except StopIteration as end:
+                return end.value  # type: ignore[no-any-return]
+            now = time.monotonic()
+            if now - said >= _SECONDS_BETWEEN_LINES:
+                say(f"{title}: {step.message or 'working'} ({step.fraction:.0%})")
+                said = now
     except KeyboardInterrupt:
         cancelled()
     finally:
