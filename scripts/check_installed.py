@@ -11,6 +11,8 @@ from pathlib import Path
 
 import napari_attention3d
 from napari_attention3d.models.store import list_models, load_model
+from napari_attention3d.volumes import read_volume
+from napari_attention3d.volumes.samples import phantom_paths
 
 
 def main(folder: str) -> None:
@@ -29,7 +31,10 @@ def main(folder: str) -> None:
         sys.exit("no built-in model came along")
     for info in built_in:
         model = load_model(info.name)
-        print(f"{info.name}: {model.network.parameter_count():,} parameters")
+        count = sum(weights.numel() for weights in model.network.parameters())
+        print(f"{info.name}: {count:,} parameters")
+    phantom = read_volume(phantom_paths()["mri"])
+    print(f"sample volume {phantom.name}: {phantom.geometry.shape}")
 
 
 if __name__ == "__main__":

@@ -54,8 +54,9 @@ def show_command(
 
     loaded = load_model(model)
     card = loaded.card.model_dump(mode="json")
+    parameters = sum(weights.numel() for weights in loaded.network.parameters())
     if json:
-        print_json({**card, "parameters": loaded.network.parameter_count()})
+        print_json({**card, "parameters": parameters})
         return
     from rich.console import Console
     from rich.table import Table
@@ -69,5 +70,5 @@ def show_command(
         elif key == "channels":
             value = "\n".join(" - ".join(filter(None, c.values())) for c in value)
         table.add_row(key, str(value))
-    table.add_row("parameters", f"{loaded.network.parameter_count():,}")
+    table.add_row("parameters", f"{parameters:,}")
     Console().print(table)

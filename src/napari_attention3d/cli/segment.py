@@ -171,44 +171,36 @@ def segment(
     plans = plan_outputs(images, out)
     if len(plans) == 1 and plans[0].labels.exists() and not overwrite:
         raise InputError(f"{plans[0].labels} exists; add --overwrite to replace it")
-    options = _options(
+    from ..models.store import load_model
+    from ..session import make_options
+
+    options = make_options(
         attention=attention,
         probabilities=probabilities,
         uncertainty=uncertainty,
         device=device,
         precision=precision,
         overlap=overlap,
+        channel=channel,
         region=parse_region(region),
     )
-    from ..models.store import load_model
-
     loaded = load_model(model)
-    source = {"channel": channel, "time": time}
-    results = [_run(plan, loaded, options, source, overwrite, len(plans) > 1) for plan in plans]
+    batch = len(plans) > 1
+    results = [
+        _run(plan, loaded, options, time, overwrite=overwrite, batch=batch) for plan in plans
+    ]
     if json:
         print_json(results if len(results) > 1 else results[0])
     if any(result["status"] == "failed" for result in results):
         raise typer.Exit(SOME_FAILED)
 
 
-def _options(**values: Any) -> SegmentOptions:
-    from pydantic import ValidationError
-
-    from ..session import SegmentOptions
-
-    try:
-        return SegmentOptions(**values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"][:1])
-        raise InputError(f"--{name} {first['input']!r}: {first['msg']}") from error
-
-
 def _run(
     plan: Plan,
     model: Model,
     options: SegmentOptions,
-    source: dict[str, int | None],
+    time: int | None,
+    *,
     overwrite: bool,
     batch: bool,
 ) -> dict[str, Any]:
@@ -218,7 +210,7 @@ def _run(
         say(f"{plan.labels} exists: skipped (--overwrite replaces it)")
         return {**report, "status": "skipped"}
     try:
-        return {**report, "status": "done", **_segment_file(plan, model, options, source)}
+        return {**report, "status": "done", **_segment_file(plan, model, options, time)}
     except ModelFileError:
         raise
     except (Attention3DError, OSError) as error:
@@ -229,12 +221,12 @@ def _run(
 
 
 def _segment_file(
-    plan: Plan, model: Model, options: SegmentOptions, source: dict[str, int | None]
+    plan: Plan, model: Model, options: SegmentOptions, time: int | None
 ) -> dict[str, Any]:
     from ..session import segment_job
     from ..volumes import read_volume
 
-    scan = read_volume(plan.image, channel=source["channel"], time=source["time"])
+    scan = read_volume(plan.image, time=time)
     for note in scan.notes:
         say(f"note: {note}")
     result = run_job(segment_job(scan, model, options), plan.image.name)
