@@ -113,7 +113,8 @@ class Volume:
     @property
     def dtype(self) -> np.dtype[Any]:
         """Type of the voxels."""
-        return np.dtype(self.array.dtype)
+        dtype: np.dtype[Any] = np.dtype(self.array.dtype)
+        return dtype
 
     @property
     def notes(self) -> list[str]:
