@@ -195,9 +195,7 @@ def _box_around(target: Geometry, grid: Geometry) -> Box:
     return Box((start[0], start[1], start[2]), (stop[0], stop[1], stop[2]))
 
 
-def preflight(
-    volume: Volume, model: Model, options: SegmentOptions | None = None
-) -> Preflight:
+def preflight(volume: Volume, model: Model, options: SegmentOptions | None = None) -> Preflight:
     """Tell what `segment_job` would do; raises what it would raise before reading a voxel."""
     options = options or SegmentOptions()
     setup = _set_up(volume, model, options)

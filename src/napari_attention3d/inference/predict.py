@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -56,7 +57,7 @@ class GridPrediction:
 
 
 def plan_multiple(network: SegmentationNetwork) -> tuple[int, int, int]:
-    """What tiles must start at multiples of: the network's total stride and its maps' strides."""
+    """Return what tiles must start at multiples of: common multiple of all strides."""
     strides = [network.total_stride, *(spec.stride for spec in network.map_specs.values())]
     z, y, x = (math.lcm(*(int(s[axis]) for s in strides)) for axis in range(3))
     return z, y, x
@@ -240,13 +241,26 @@ class _Runner:
         self.calibrates = any(isinstance(m, ScanNorm3d) for m in self.network.modules())
 
     def calibrate(self, whole_grid: bool) -> None:
-        """Measure the norms' statistics over the grid, or over tiles spread over it."""
-        voxels = math.prod(self.plan.shape)
-        with calibrating(self.network):
-            if whole_grid and voxels <= WHOLE_GRID_VOXELS:
-                self.forward([Box((0, 0, 0), self.plan.shape)])
-            else:
-                self.forward(spread_tiles(self.plan, CALIBRATION_TILES))
+        """Measure the norms' statistics over the grid, or over tiles spread over it.
+
+        Where the memory runs out, over fewer tiles.
+        """
+        choices: list[list[Box]] = []
+        if whole_grid and math.prod(self.plan.shape) <= WHOLE_GRID_VOXELS:
+            choices.append([Box((0, 0, 0), self.plan.shape)])
+        count = min(CALIBRATION_TILES, len(self.plan.starts_product))
+        while count >= 1:
+            choices.append(spread_tiles(self.plan, count))
+            count //= 2
+        for index, boxes in enumerate(choices):
+            try:
+                with calibrating(self.network):
+                    self.forward(boxes)
+                return
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error) or index == len(choices) - 1:
+                    raise
+            release(self.device)
 
     def forward(self, boxes: Sequence[Box]) -> NetworkOutput:
         """Run the network over boxes of equal shape."""
@@ -280,10 +294,8 @@ class _Runner:
         have, want = box.on_stride(stride), self.plan.box.on_stride(stride)
         lo = [max(a, b) for a, b in zip(have.start, want.start, strict=True)]
         hi = [min(a, b) for a, b in zip(have.stop, want.stop, strict=True)]
-        if any(a >= b for a, b in zip(lo, hi, strict=True)):
-            return
-        into = tuple(slice(a - s, b - s) for a, b, s in zip(lo, hi, want.start, strict=True))
-        out = tuple(slice(a - s, b - s) for a, b, s in zip(lo, hi, have.start, strict=True))
+        into: Any = tuple(slice(a - s, b - s) for a, b, s in zip(lo, hi, want.start, strict=True))
+        out: Any = tuple(slice(a - s, b - s) for a, b, s in zip(lo, hi, have.start, strict=True))
         values = part[(..., *out)].float().cpu()
         for axis, weights in enumerate(self.plan.weights(box, stride)):
             share = torch.from_numpy(weights[out[axis]])
@@ -325,9 +337,7 @@ def spread_tiles(plan: TilePlan, count: int) -> list[Box]:
     boxes = []
     for corner in dict.fromkeys(chosen):
         # The last tiles may reach past the grid: moved back, so that all are alike.
-        start = tuple(
-            min(c, n - t) for c, n, t in zip(corner, plan.shape, plan.tile, strict=True)
-        )
+        start = tuple(min(c, n - t) for c, n, t in zip(corner, plan.shape, plan.tile, strict=True))
         stop = tuple(a + t for a, t in zip(start, plan.tile, strict=True))
         boxes.append(Box(start, stop))  # type: ignore[arg-type]
     return boxes

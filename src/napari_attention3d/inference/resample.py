@@ -90,7 +90,8 @@ def resample_axis(array: Tensor, axis: int, weights: npt.NDArray[np.float32]) ->
     used = np.flatnonzero(weights.any(axis=0))
     first, last = int(used[0]), int(used[-1]) + 1
     part = array.narrow(dim, first, last - first).flatten(-2)
-    return (matrix[:, first:last] @ part).unflatten(-1, array.shape[-2:])
+    moved = matrix[:, first:last] @ part
+    return moved.reshape(*moved.shape[:-1], *array.shape[-2:])
 
 
 def resample(
@@ -115,10 +116,9 @@ def resample(
         (..., *target.shape); the same tensor if the grids coincide.
     """
     for axis, positions in enumerate(axis_positions(source, target)):
-        ratio = abs(positions[1] - positions[0]) if len(positions) > 1 else float(
-            source.shape[axis]
+        ratio = (
+            abs(positions[1] - positions[0]) if len(positions) > 1 else float(source.shape[axis])
         )
         sigma = (ratio - 1) / 2 if antialias and ratio > BLUR_ABOVE else 0.0
         array = resample_axis(array, axis, axis_weights(source.shape[axis], positions, sigma))
     return array
-

@@ -154,9 +154,7 @@ def plan_tiles(
         raise ValueError(f"shape {shape}, tile {tile} and multiple {multiple} must be positive")
     if not 0 <= min_overlap < 1:
         raise ValueError(f"overlap {min_overlap} must be at least 0 and below 1")
-    axes = [
-        _plan_axis(n, t, min_overlap, m) for n, t, m in zip(shape, tile, multiple, strict=True)
-    ]
+    axes = [_plan_axis(n, t, min_overlap, m) for n, t, m in zip(shape, tile, multiple, strict=True)]
     sizes: Any = tuple(size for size, _ in axes)
     starts: Any = tuple(s for _, s in axes)
     whole: Any = tuple(int(n) for n in shape)

@@ -91,13 +91,13 @@ def read_header(path: Path) -> Header:
 
 
 def _refuse_unsafe(start: bytes, path: Path) -> None:
-    if start.startswith(b"PK\x03\x04") or start[:1] == b"\x80" and start[1] in range(2, 6):
-        # A safetensors header of these lengths would be larger than any file.
-        if int.from_bytes(start, "little") > LARGEST_HEADER:
-            raise ModelFileError(
-                f"{path.name} is a pickle or zip archive under another name: it could run "
-                "programs when opened, so it was not; save the weights as .safetensors"
-            )
+    suspicious = start.startswith(b"PK\x03\x04") or (start[:1] == b"\x80" and 2 <= start[1] <= 5)
+    # Read as the length of a safetensors header, those bytes exceed any header.
+    if suspicious and int.from_bytes(start, "little") > LARGEST_HEADER:
+        raise ModelFileError(
+            f"{path.name} is a pickle or zip archive under another name: it could run "
+            "programs when opened, so it was not; save the weights as .safetensors"
+        )
 
 
 def _parse(text: bytes, room: int, path: Path) -> Header:

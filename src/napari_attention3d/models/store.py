@@ -233,9 +233,7 @@ def find_model(name_or_path: str | Path) -> tuple[Path, bool]:
     """Return the file of a model, and whether it came with the package."""
     path = Path(name_or_path).expanduser()
     built_in = BUILT_IN.resolve()
-    looks_like_path = (
-        isinstance(name_or_path, Path) or path.suffix == SUFFIX or len(path.parts) > 1
-    )
+    looks_like_path = isinstance(name_or_path, Path) or path.suffix == SUFFIX or len(path.parts) > 1
     if looks_like_path or path.is_file():
         return path, path.resolve().parent == built_in
     infos = list_models()
