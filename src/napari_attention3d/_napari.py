@@ -20,7 +20,8 @@ __all__ = [
     "Attention3DWidget",
     "get_reader",
     "sample_mni152",
-    "sample_phantom",
+    "sample_phantom_mri",
+    "sample_phantom_nuclei",
     "write_image",
     "write_labels",
 ]
@@ -49,13 +50,7 @@ def get_reader(path: PathOrPaths) -> Callable[[PathOrPaths], list[LayerData]] | 
 
 
 def _read(path: PathOrPaths) -> list[LayerData]:
-    from .volumes import read_volume
-    from .widgets.layers import volume_to_layer_data
-
-    layers: list[LayerData] = []
-    for one in _paths(path):
-        layers += volume_to_layer_data(read_volume(one))
-    return layers
+    return [layer for one in _paths(path) for layer in _shown(one)]
 
 
 def _paths(path: PathOrPaths) -> list[str]:
@@ -118,27 +113,55 @@ def _source(data: Any, meta: dict[str, Any]) -> LayerSource:
 
 
 def sample_mni152() -> list[LayerData]:
-    """Open a real brain MRI: the MNI152 T1 template that the nilearn package carries."""
-    from .volumes import read_volume
+    """Open a real brain MRI: the MNI152 T1 template that the nilearn package carries.
+
+    Raises
+    ------
+    InputError
+        If nilearn is not installed; names the extra that brings it.
+    """
     from .volumes.samples import mni152_t1_path
 
-    return _titled(read_volume(mni152_t1_path()), "MNI152 T1")
+    return _shown(mni152_t1_path(), "MNI152 T1")
 
 
-def sample_phantom() -> list[LayerData]:
-    """Open generated volumes with known shapes."""
-    from .volumes import read_volume
+def sample_phantom_mri() -> list[LayerData]:
+    """Open a generated head-like scan with its true labels."""
     from .volumes.samples import phantom_paths
+
+    paths = phantom_paths()
+    truth = _shown(paths["mri_labels"], "phantom MRI truth", kind="labels")
+    return _shown(paths["mri"], "phantom MRI") + truth
+
+
+def sample_phantom_nuclei() -> list[LayerData]:
+    """Open a generated stack of nuclei with its true labels."""
+    from .volumes.samples import phantom_paths
+
+    paths = phantom_paths()
+    truth = _shown(paths["nuclei_labels"], "phantom nuclei truth", kind="labels")
+    return _shown(paths["nuclei"], "phantom nuclei") + truth
+
+
+def _shown(path: str | Path, name: str | None = None, kind: str | None = None) -> list[LayerData]:
+    from .volumes import read_volume
     from .widgets.layers import volume_to_layer_data
 
-    layers: list[LayerData] = []
-    found = phantom_paths()
-    for path in found.values() if isinstance(found, dict) else found:
-        layers += volume_to_layer_data(read_volume(path))
-    return layers
+    volume = read_volume(path)
+    _stand_upright(volume)
+    if name is not None:
+        volume = volume.replace(name=name)
+    return volume_to_layer_data(volume, kind=kind)
 
 
-def _titled(volume: Volume, name: str) -> list[LayerData]:
-    from .widgets.layers import volume_to_layer_data
+def _stand_upright(volume: Volume) -> None:
+    """In an empty viewer, let anatomical axes grow upwards and show the scale bar."""
+    from napari import current_viewer
 
-    return volume_to_layer_data(volume.replace(name=name))
+    viewer = current_viewer()
+    if viewer is None or len(viewer.layers) > 0:
+        return
+    if volume.geometry.unit != "pixel":
+        viewer.scale_bar.visible = True
+    if volume.geometry.anatomical:
+        viewer.camera.orientation2d = ("up", "right")

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -64,7 +65,7 @@ class LayerSource:
 
     def record(self, provenance: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Return what goes into a result's ``layer.metadata`` (JSON-compatible)."""
-        entry = {
+        entry: dict[str, Any] = {
             "geometry": geometry_to_dict(self.volume.geometry),
             "shown": geometry_to_dict(self.shown),
         }
@@ -319,7 +320,8 @@ def meta_to_source(
         array,
         true,
         name,
-        metadata={k: entry[k] for k in ("provenance", "source", "notes") if k in entry},
+        source=Path(entry["source"]) if "source" in entry else None,
+        metadata={k: entry[k] for k in ("provenance", "notes") if k in entry},
     )
     return LayerSource(volume, turn, shown, transform)
 

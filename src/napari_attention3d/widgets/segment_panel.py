@@ -6,7 +6,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtCore import QTimer
+from qtpy.QtCore import QTimer, Signal
 from qtpy.QtGui import QKeySequence, QShortcut
 from qtpy.QtWidgets import QFileDialog, QVBoxLayout, QWidget
 
@@ -38,6 +38,13 @@ class SegmentPanel(QWidget):
 
     Everything slow runs through `runner`; this class only reads and shows.
     """
+
+    failed = Signal(object)
+    """`JobFailure`, of loading or of a run."""
+    running = Signal(object)
+    """`Run`, just begun."""
+    about_to_show = Signal(object)
+    """`tasks.Finished`, before its layers are added."""
 
     def __init__(
         self, viewer: Any, runner: JobRunner, chooser: LayerChooser, status: StatusBar
@@ -86,6 +93,11 @@ class SegmentPanel(QWidget):
     def is_ready(self) -> bool:
         """Whether torch is loaded and the models are listed."""
         return self._ready
+
+    @property
+    def has_looked_ahead(self) -> bool:
+        """Whether the outlook is up to date: nothing is computed or waited for."""
+        return self._outlook is None and not self._timer.isActive()
 
     def _reason_not_to_run(self) -> str:
         if self.chooser.layer is None:
@@ -230,6 +242,7 @@ class SegmentPanel(QWidget):
         run.finished.connect(self._on_finished)
         self.status.busy("Starting …")
         self._update_button()
+        self.running.emit(run)
 
     def cancel(self) -> None:
         """Stop the run at its next tile."""
@@ -238,6 +251,7 @@ class SegmentPanel(QWidget):
             self.status.cancelling()
 
     def _on_returned(self, finished: tasks.Finished) -> None:
+        self.about_to_show.emit(finished)
         result = finished.segmentation
         source_layer = self._layer if self._layer in self.viewer.layers else None
         key = result.card.name
@@ -252,6 +266,7 @@ class SegmentPanel(QWidget):
 
     def _on_failed(self, failure: JobFailure) -> None:
         self.status.error(notify_failure(failure), failure.details)
+        self.failed.emit(failure)
 
     def _on_finished(self) -> None:
         self._run = None
