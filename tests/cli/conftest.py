@@ -48,7 +48,7 @@ def tiny_model(tmp_path_factory) -> Path:
 
     torch.manual_seed(0)
     network = build_network(
-        "attention-unet", in_channels=1, num_classes=3, channels=[4, 8], norm="instance"
+        "attention-unet", in_channels=1, num_classes=3, channels=[4, 8, 8], norm="instance"
     )
     names = {"background": "#000000", "one": "#e69f00", "two": "#56b4e9"}
     card = ModelCard(

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import typer
 
 from . import demo, doctor, evaluate, models, segment, train
-from .common import report_error
+from .common import CANCELLED, report_error
 
 __all__ = ["app", "main"]
 
@@ -63,9 +63,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = [word for word in given if word != "--debug"]
     try:
         app(args=given, prog_name="napari-attention3d")
-    except KeyboardInterrupt:
-        print("cancelled", file=sys.stderr)
-        sys.exit(130)
+    except SystemExit as end:
+        if end.code == CANCELLED:  # typer turns Ctrl-C into this, without a word
+            report_error(KeyboardInterrupt())
+        raise
     except Exception as error:
         if debug:
             raise

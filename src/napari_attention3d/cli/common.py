@@ -8,7 +8,7 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 import typer
 from rich.console import Console
@@ -66,25 +66,24 @@ def error_line(error: BaseException) -> str:
     )
 
 
-def report_error(error: Exception) -> int:
+def report_error(error: BaseException) -> int:
     """Print the error in one line and return the exit code that it means."""
-    if isinstance(error, JobCancelled):
+    if isinstance(error, (JobCancelled, KeyboardInterrupt)):
         say("cancelled")
         return CANCELLED
     say(error_line(error))
     return BAD_INPUT if isinstance(error, (InputError, OutputError, OSError)) else SOME_FAILED
 
 
-def cancelled() -> NoReturn:
-    """End as cancelled."""
-    say("cancelled")
-    raise typer.Exit(CANCELLED)
-
-
 def run_job(job: Job[T], title: str) -> T:
     """Drive a job to its end with a progress line on standard error.
 
-    Ctrl-C closes the job, which cancels it, and ends the program with code 130.
+    Ctrl-C closes the job, which cancels it.
+
+    Raises
+    ------
+    JobCancelled
+        After Ctrl-C.
     """
     console = Console(stderr=True)
     if not console.is_terminal:
@@ -106,8 +105,8 @@ def run_job(job: Job[T], title: str) -> T:
                 bar.update(
                     task, completed=step.done, total=step.total or None, message=step.message
                 )
-    except KeyboardInterrupt:
-        cancelled()
+    except KeyboardInterrupt as error:
+        raise JobCancelled("cancelled") from error
     finally:
         job.close()
 
@@ -125,8 +124,8 @@ def _run_in_log(job: Job[T], title: str) -> T:
             if now - said >= _SECONDS_BETWEEN_LINES:
                 say(f"{title}: {step.message or 'working'} ({step.fraction:.0%})")
                 said = now
-    except KeyboardInterrupt:
-        cancelled()
+    except KeyboardInterrupt as error:
+        raise JobCancelled("cancelled") from error
     finally:
         job.close()
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import Attention3DError, InputError, ModelFileError
+from ..errors import Attention3DError, InputError, JobCancelled
 from .common import (
     SOME_FAILED,
     JsonOption,
@@ -171,6 +171,7 @@ def segment(
     plans = plan_outputs(images, out)
     if len(plans) == 1 and plans[0].labels.exists() and not overwrite:
         raise InputError(f"{plans[0].labels} exists; add --overwrite to replace it")
+    from ..inference.device import choose_device
     from ..models.store import load_model
     from ..session import make_options
 
@@ -184,6 +185,7 @@ def segment(
         channel=channel,
         region=parse_region(region),
     )
+    choose_device(options.device)  # a wrong one is told before anything runs
     loaded = load_model(model)
     batch = len(plans) > 1
     results = [
@@ -211,7 +213,7 @@ def _run(
         return {**report, "status": "skipped"}
     try:
         return {**report, "status": "done", **_segment_file(plan, model, options, time)}
-    except ModelFileError:
+    except JobCancelled:
         raise
     except (Attention3DError, OSError) as error:
         if not batch:
