@@ -18,21 +18,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from . import __version__
 from .attention.maps import choose_maps, map_volumes
 from .errors import InputError
-from .geometry import Geometry
-from .inference.device import DeviceChoice, Precision, choose_device, choose_precision
-from .inference.memory import bytes_per_voxel, choose_tile
+from .inference.memory import bytes_per_voxel
 from .inference.postprocess import Returned, to_scan_grid
 from .inference.predict import GridPrediction, plan_multiple, predict_adaptively
-from .inference.preprocess import (
-    Placement,
-    Prepared,
-    Preprocessor,
-    check_kind,
-    crop_region,
-    turned_region,
-)
-from .inference.resample import axis_positions
-from .inference.tiling import Box, plan_tiles
+from .inference.preprocess import Prepared, Preprocessor, crop_region
+from .inference.setup import Setup, describe_run, set_up
+from .inference.tiling import plan_tiles
 from .models.card import ModelCard
 from .models.store import Model
 from .progress import Job, Progress
@@ -154,51 +145,25 @@ class Preflight:
     bytes: int
 
 
-@dataclass(frozen=True)
-class _Setup:
-    """Everything that is decided before a voxel is read."""
-
-    place: Placement
-    target: Geometry
-    box: Box
-    tile: tuple[int, int, int]
-    overlap: float
-    maps: tuple[str, ...]
-    choice: DeviceChoice
-    precision: Precision
-
-
-def _set_up(volume: Volume, model: Model, options: SegmentOptions) -> _Setup:
-    check_kind(volume)
-    preprocessor = Preprocessor(model.card)
-    if options.channel is None:
-        preprocessor.check_channels(volume)
-    place = preprocessor.place(volume.geometry)
-    choice = choose_device(options.device)
-    precision = choose_precision(options.precision, choice.device)
-    target = turned_region(place, options.region)
-    tile = options.tile or choose_tile(
-        place.grid.shape, model.card.patch_size, model.network, choice.device, precision.name
+def _set_up(volume: Volume, model: Model, options: SegmentOptions) -> Setup:
+    return set_up(
+        volume,
+        model.card,
+        model.network,
+        device=options.device,
+        precision=options.precision,
+        region=options.region,
+        tile=options.tile,
+        overlap=options.overlap,
+        channel=options.channel,
     )
-    overlap = model.card.min_overlap if options.overlap is None else options.overlap
-    maps = choose_maps(options.attention, model.network.map_specs)
-    box = _box_around(target, place.grid)
-    return _Setup(place, target, box, tile, overlap, maps, choice, precision)
-
-
-def _box_around(target: Geometry, grid: Geometry) -> Box:
-    """Return the grid voxels that interpolation at the target's centres reads."""
-    start, stop = [], []
-    for where, size in zip(axis_positions(grid, target), grid.shape, strict=True):
-        start.append(int(np.clip(np.floor(where.min()), 0, size - 1)))
-        stop.append(int(np.clip(np.ceil(where.max()), 0, size - 1)) + 1)
-    return Box((start[0], start[1], start[2]), (stop[0], stop[1], stop[2]))
 
 
 def preflight(volume: Volume, model: Model, options: SegmentOptions | None = None) -> Preflight:
     """Tell what `segment_job` would do; raises what it would raise before reading a voxel."""
     options = options or SegmentOptions()
     setup = _set_up(volume, model, options)
+    choose_maps(options.attention, model.network.map_specs)
     grid = setup.place.grid
     plan = plan_tiles(grid.shape, setup.tile, setup.overlap, plan_multiple(model.network))
     count = len(plan.within(setup.box).tiles)
@@ -254,6 +219,7 @@ def segment_job(
     begin = time.perf_counter()
     yield Progress(0, 0, "Preparing the scan")
     setup = _set_up(volume, model, options)
+    maps = choose_maps(options.attention, model.network.map_specs)
     prepared = Preprocessor(model.card).prepare(volume, channel=options.channel)
     prediction = yield from predict_adaptively(
         model.network,
@@ -261,7 +227,7 @@ def segment_job(
         setup.tile,
         setup.overlap,
         device=setup.choice.device,
-        maps=setup.maps,
+        maps=maps,
         precision=setup.precision,
         box=setup.box,
         calibration=calibration,
@@ -337,7 +303,7 @@ def _gather(
     volume: Volume,
     model: Model,
     options: SegmentOptions,
-    setup: _Setup,
+    setup: Setup,
     prepared: Prepared,
     prediction: GridPrediction,
     returned: Returned,
@@ -348,7 +314,19 @@ def _gather(
     warnings = [*prepared.warnings, *prediction.warnings]
     if not returned.labels.any():
         warnings.append(_empty_warning(card, prepared))
-    provenance = _provenance(volume, model, options, setup, prepared, prediction, seconds)
+    provenance = {
+        "software": {"napari-attention3d": __version__, "torch": torch.__version__},
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "model": {
+            "name": card.name,
+            "version": card.version,
+            "sha256": card.sha256,
+            "path": str(model.path) if model.path else None,
+        },
+        "options": options.model_dump(mode="json"),
+        "seconds": round(seconds, 3),
+        **describe_run(volume, setup, prepared, prediction),
+    }
     about = {"provenance": provenance, "classes": [c.model_dump() for c in card.classes]}
 
     def place(array: Any, name: str, channels: Sequence[str] = ()) -> Volume:
@@ -363,14 +341,11 @@ def _gather(
         unit=volume.geometry.unit,
         name=volume.name,
     )
+    shares, doubt = returned.probabilities, returned.uncertainty
     return Segmentation(
         labels=place(returned.labels, "labels"),
-        probabilities=None
-        if returned.probabilities is None
-        else place(returned.probabilities, "probabilities", card.class_names),
-        uncertainty=None
-        if returned.uncertainty is None
-        else place(returned.uncertainty, "uncertainty"),
+        probabilities=None if shares is None else place(shares, "probabilities", card.class_names),
+        uncertainty=None if doubt is None else place(doubt, "uncertainty"),
         attention=attention,
         card=card,
         device=str(setup.choice.device),
@@ -391,60 +366,3 @@ def _empty_warning(card: ModelCard, prepared: Prepared) -> str:
     if card.orientation is not None:
         checks.append("the orientation is right")
     return "no voxel was given a class: check that " + ", that ".join(checks)
-
-
-def _provenance(
-    volume: Volume,
-    model: Model,
-    options: SegmentOptions,
-    setup: _Setup,
-    prepared: Prepared,
-    prediction: GridPrediction,
-    seconds: float,
-) -> dict[str, Any]:
-    card, plan, grid = model.card, prediction.plan, setup.place.grid
-    return {
-        "software": {
-            "napari-attention3d": __version__,
-            "torch": torch.__version__,
-        },
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "model": {
-            "name": card.name,
-            "version": card.version,
-            "sha256": card.sha256,
-            "path": str(model.path) if model.path else None,
-        },
-        "source": {
-            "name": volume.name,
-            "path": str(volume.source) if volume.source else None,
-            "shape": [int(n) for n in volume.array.shape],
-            "dtype": str(volume.dtype),
-            "unit": volume.geometry.unit,
-            "spacing": list(volume.geometry.spacing),
-            "affine": volume.geometry.affine.tolist(),
-        },
-        "options": options.model_dump(mode="json"),
-        "device": str(setup.choice.device),
-        "device_reason": setup.choice.reason,
-        "precision": setup.precision.name,
-        "precision_reason": setup.precision.reason,
-        "grid": {
-            "shape": list(grid.shape),
-            "spacing": list(grid.spacing),
-            "unit": grid.unit,
-            "affine": grid.affine.tolist(),
-        },
-        "plan": {
-            "tile": list(plan.tile),
-            "overlap": setup.overlap,
-            "tiles": len(plan.tiles),
-            "of_tiles": len(plan.starts_product),
-            "box": [list(plan.box.start), list(plan.box.stop)],
-        },
-        "preprocessing": list(prepared.notes),
-        "calibration": {
-            name: [list(mean), list(var)] for name, (mean, var) in prediction.calibration.items()
-        },
-        "seconds": round(seconds, 3),
-    }

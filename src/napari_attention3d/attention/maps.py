@@ -88,7 +88,8 @@ def map_volumes(
             array,
             place if place.unit == unit else place.with_unit(unit),
             name=f"{name} {spec.title}",
-            metadata={"map": {k: list(v) if isinstance(v, tuple) else v
-                              for k, v in asdict(spec).items()}},
+            metadata={
+                "map": {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(spec).items()}
+            },
         )
     return volumes
