@@ -46,13 +46,13 @@ def test_without_a_screen_it_starts_itself_again_on_a_virtual_one(monkeypatch, t
     monkeypatch.setattr(demo.sys, "platform", "linux")
     monkeypatch.delenv(demo._ON_VIRTUAL_SCREEN, raising=False)
     monkeypatch.setattr(demo.os, "execvpe", lambda *words: started.append(words))
-    demo._get_virtual_screen(tmp_path, True)
+    demo._get_virtual_screen(["--out", str(tmp_path), "--json"])
     ((program, command, environment),) = started
     assert program == command[0] == "xvfb-run"
     assert command[-4:] == ["--headless", "--out", str(tmp_path), "--json"]
     assert environment[demo._ON_VIRTUAL_SCREEN]
     monkeypatch.setenv(demo._ON_VIRTUAL_SCREEN, "1")
-    demo._get_virtual_screen(tmp_path, True)  # now on it: goes on
+    demo._get_virtual_screen([])  # now on it: goes on
     assert len(started) == 1
 
 

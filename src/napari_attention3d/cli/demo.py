@@ -30,6 +30,9 @@ def demo(
     headless: Annotated[
         bool, typer.Option("--headless", help="Open no window; write files and a picture.")
     ] = False,
+    model: Annotated[
+        str, typer.Option("--model", "-m", help="Another brain model's name or file.")
+    ] = "brain-attention-unet",
     json: Annotated[bool, JsonOption("the report")] = False,
 ) -> None:
     """Segment a real brain MRI in napari, with the network's attention as layers.
@@ -43,10 +46,10 @@ def demo(
     headless = headless or not has_screen()
     if headless:
         check_writable_folder(out, make=True)
-        _get_virtual_screen(out, json)
+        _get_virtual_screen(["--out", str(out), "--model", model] + ["--json"] * json)
     from ..widgets.demo import run_demo
 
-    found = run_demo(out if headless else None, headless)
+    found = run_demo(out if headless else None, headless, model=model)
     if headless:
         report = write_demo(out, found["segmentation"])
         if json:
@@ -62,7 +65,7 @@ def has_screen(environment: Mapping[str, str] = os.environ, platform: str = sys.
     return bool(environment.get("DISPLAY") or environment.get("WAYLAND_DISPLAY"))
 
 
-def _get_virtual_screen(out: Path, json: bool) -> None:
+def _get_virtual_screen(options: list[str]) -> None:
     """Start this command again on a virtual screen, unless it is on one already."""
     if sys.platform != "linux" or os.environ.get(_ON_VIRTUAL_SCREEN):
         return
@@ -74,8 +77,7 @@ def _get_virtual_screen(out: Path, json: bool) -> None:
             "install it (Debian: apt-get install xvfb xauth) and try again"
         )
     again = "from napari_attention3d.cli import main; main()"
-    command = [*_SCREEN, sys.executable, "-c", again, "demo", "--headless", "--out", str(out)]
-    command += ["--json"] if json else []
+    command = [*_SCREEN, sys.executable, "-c", again, "demo", "--headless", *options]
     environment = {**os.environ, _ON_VIRTUAL_SCREEN: "1", "QT_QPA_PLATFORM": "xcb"}
     environment.pop("WAYLAND_DISPLAY", None)
     sys.stdout.flush()
