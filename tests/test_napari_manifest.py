@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fnmatch import fnmatch
 from pathlib import Path
 
 import nibabel as nib
@@ -57,8 +58,10 @@ def test_every_suffix_that_can_be_read_or_written_is_offered(manifest):
     from napari_attention3d.volumes.formats import supported_suffixes, writable_suffixes
 
     (reader,) = manifest.contributions.readers
-    patterns = set(reader.filename_patterns)
-    assert patterns == {f"*{suffix}" for suffix in supported_suffixes()}
+    for suffix in supported_suffixes():
+        assert any(fnmatch(f"scan{suffix}", one) for one in reader.filename_patterns), suffix
+    for pattern in reader.filename_patterns:
+        assert pattern.removeprefix("*") in supported_suffixes()
     for writer in manifest.contributions.writers:
         assert set(writer.filename_extensions) <= set(writable_suffixes())
 
@@ -157,15 +160,11 @@ def test_the_real_brain_opens_as_a_sample():
 
 
 def test_without_nilearn_the_sample_names_the_extra(monkeypatch):
-    import importlib.util
-
     from napari_attention3d import _napari
     from napari_attention3d.errors import InputError
+    from napari_attention3d.volumes import samples
 
-    real = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name, *a: None if name == "nilearn" else real(name, *a)
-    )
+    monkeypatch.setattr(samples, "find_spec", lambda name, *a: None)
     with pytest.raises(InputError, match=r"napari-attention3d\[demo\]"):
         _napari.sample_mni152()
 

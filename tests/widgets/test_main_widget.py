@@ -125,7 +125,8 @@ def test_a_deleted_layer_is_freed(dock, viewer, qtbot, tools):
     layer = viewer.add_image(np.random.default_rng(0).random((12, 12, 12)).astype(np.float32))
     tools.run_to_end(qtbot, dock)
     gone = weakref.ref(layer)
-    viewer.layers.clear()
+    viewer.layers.selection.active = viewer.layers[-1]  # napari itself keeps the active one
+    viewer.layers.remove(layer)
     del layer
     dock.segment.last = None
     _settle(qtbot)

@@ -41,7 +41,7 @@ class Attention3DWidget(QWidget):
         self.viewer = napari_viewer
         self.setObjectName("attention3d")
         self.setMinimumWidth(340)
-        self.runner = JobRunner(self)
+        self.runner = JobRunner()
         self.destroyed.connect(partial(JobRunner.stop, self.runner))
         self.chooser = LayerChooser(napari_viewer)
         self.status = StatusBar()

@@ -17,8 +17,7 @@ import time
 import traceback
 import weakref
 from collections.abc import Callable, Generator
-from contextlib import suppress
-from typing import Any
+from typing import Any, ClassVar
 
 from qtpy.QtCore import QObject, Qt, Signal
 
@@ -57,8 +56,8 @@ class Run(QObject):
     """`JobFailure`."""
     finished = Signal()
 
-    def __init__(self, factory: JobFactory, name: str, parent: QObject | None = None) -> None:
-        super().__init__(parent)
+    def __init__(self, factory: JobFactory, name: str) -> None:
+        super().__init__()
         self.name = name
         self._factory: JobFactory | None = factory
         self._cancel = threading.Event()
@@ -128,17 +127,43 @@ class Run(QObject):
         self.finished.emit()
 
 
-class JobRunner(QObject):
+class _Mail(QObject):
+    """Carries reports to the window's thread; lives as long as the process.
+
+    A thread must never emit a signal of an object that the window may be destroying.
+    """
+
+    _sent = Signal(object)
+    _only: ClassVar[_Mail | None] = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._sent.connect(self._on_sent, Qt.ConnectionType.QueuedConnection)
+
+    @classmethod
+    def get(cls) -> _Mail:
+        """Return the one object; call it on the window's thread first."""
+        if cls._only is None:
+            cls._only = cls()
+        return cls._only
+
+    def post(self, run: Run, kind: str, value: Any) -> None:
+        """Report from any thread."""
+        self._sent.emit((run, kind, value))
+
+    def _on_sent(self, message: tuple[Run, str, Any]) -> None:
+        run, kind, value = message
+        run._deliver(kind, value)
+
+
+class JobRunner:
     """Owner of the thread; make it on the window's thread."""
 
-    _message = Signal(object)
-
-    def __init__(self, parent: QObject | None = None) -> None:
-        super().__init__(parent)
+    def __init__(self) -> None:
+        self._mail = _Mail.get()
         self._queue: queue.SimpleQueue[Run | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._runs: list[Run] = []
-        self._message.connect(self._on_message, Qt.ConnectionType.QueuedConnection)
         _runners.add(self)
 
     def submit(self, factory: JobFactory, name: str = "job") -> Run:
@@ -149,12 +174,13 @@ class JobRunner(QObject):
         factory
             Called on the thread; returns the generator to drive.
         """
-        run = Run(factory, name, self)
+        run = Run(factory, name)
+        self._runs = [one for one in self._runs if not one.is_over]
         self._runs.append(run)
         if self._thread is None or not self._thread.is_alive():
             self._queue = queue.SimpleQueue()
             self._thread = threading.Thread(
-                target=_work, args=(self._queue, self._post), name="attention3d", daemon=True
+                target=_work, args=(self._queue, self._mail.post), name="attention3d", daemon=True
             )
             self._thread.start()
         self._queue.put(run)
@@ -193,17 +219,6 @@ class JobRunner(QObject):
             thread.join(timeout)
             return not thread.is_alive()
         return True
-
-    def _post(self, run: Run, kind: str, value: Any) -> None:
-        with suppress(RuntimeError):  # the window was destroyed meanwhile: nobody to tell
-            self._message.emit((run, kind, value))
-
-    def _on_message(self, message: tuple[Run, str, Any]) -> None:
-        run, kind, value = message
-        run._deliver(kind, value)
-        if run.is_over and run in self._runs:
-            self._runs.remove(run)
-            run.deleteLater()
 
 
 _runners: weakref.WeakSet[JobRunner] = weakref.WeakSet()
