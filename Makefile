@@ -5,6 +5,7 @@ VENV ?= .venv
 PIP_ARGS ?=
 TEST_ARGS ?=
 DEMO_ARGS ?=
+BENCH_ARGS ?=
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
@@ -33,8 +34,10 @@ check: $(VENV)/.installed-dev  ## style, types, who imports whom, the manifest
 	$(BIN)/npe2 validate napari.yaml
 	$(SCREEN) $(BIN)/npe2 validate napari-attention3d --imports
 
-bench: $(VENV)/.installed-dev system-libs  ## measure the window's responsiveness
-	$(SCREEN) $(BIN)/python benchmarks/responsiveness.py
+bench: $(VENV)/.installed-dev system-libs  ## measure: each script in benchmarks/
+	@set -e; for script in benchmarks/[a-z]*.py; do \
+	  echo "== $$script"; $(SCREEN) $(BIN)/python $$script $(BENCH_ARGS); \
+	done
 
 check-wheel: $(VENV)/.installed-dev  ## build wheel and sdist, install the wheel elsewhere, look inside
 	scripts/check-wheel.sh $(BIN)/python

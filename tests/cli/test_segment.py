@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import nibabel as nib
@@ -160,3 +163,23 @@ def test_region():
     for wrong in ("1:2,3:4", "1:2,3:4,6:5", "a:b,1:2,1:2", "-1:2,1:2,1:2"):
         with pytest.raises(InputError, match="--region"):
             parse_region(wrong)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+def test_ctrl_c_cancels_and_leaves_nothing(tmp_path, tiny_model, scan_maker):
+    scan = scan_maker(tmp_path / "scan.nii.gz", shape=(120, 160, 160))
+    code = "from napari_attention3d.cli import main; main()"
+    words = ["segment", str(scan), "-m", str(tiny_model), "--json"]
+    with subprocess.Popen(
+        [sys.executable, "-c", code, *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert "scan.nii.gz" in process.stderr.readline()  # it is at work
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert out == ""
+    assert err.splitlines()[-1] == "cancelled"
+    assert [p.name for p in tmp_path.iterdir()] == ["scan.nii.gz"]
