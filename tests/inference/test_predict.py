@@ -55,9 +55,7 @@ def test_pointwise_network_gives_its_own_values_whatever_the_tiles(
 ) -> None:
     network, x = point_network(0.25), noise(shape)
     result = finish(
-        predict_grid(
-            network, x, plan_for(network, shape, 8, overlap), device=CPU, maps=["means"]
-        )
+        predict_grid(network, x, plan_for(network, shape, 8, overlap), device=CPU, maps=["means"])
     )
     torch.testing.assert_close(result.logits[1], x[0] - 0.25, atol=1e-5, rtol=1e-5)
     assert torch.equal(result.logits[0], torch.zeros(shape))
@@ -110,9 +108,7 @@ def test_statistics_of_an_earlier_run_give_its_result_again(unet: AttentionUNet)
     x, plan = noise((24, 24, 40)), plan_for(unet, (24, 24, 40), 16)
     first = finish(predict_grid(unet, x, plan, device=CPU))
     part = plan.within(Box((0, 0, 30), (8, 24, 40)))
-    again = finish(
-        predict_grid(unet, x, part, device=CPU, calibration=first.calibration)
-    )
+    again = finish(predict_grid(unet, x, part, device=CPU, calibration=first.calibration))
     assert torch.equal(again.logits, first.logits[(slice(None), *part.box.slices)])
     assert again.calibration == first.calibration
 
@@ -158,9 +154,7 @@ def test_cancel_stops_at_once_and_leaves_the_network_as_it_was(
 ) -> None:
     unet.train()
     before = {k: v.clone() for k, v in unet.state_dict().items()}
-    job = predict_grid(
-        unet, noise((16, 16, 60)), plan_for(unet, (16, 16, 60), 16), device=CPU
-    )
+    job = predict_grid(unet, noise((16, 16, 60)), plan_for(unet, (16, 16, 60), 16), device=CPU)
     for _ in range(after):
         next(job)
     job.close()

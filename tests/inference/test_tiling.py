@@ -44,9 +44,7 @@ def test_tiles_cover_overlap_and_lie_on_strides(shape, tile, overlap, stride) ->
             assert size % stride[axis] == 0
             allowed = max(stride[axis], size * (1 - overlap))
             assert max(np.diff(starts)) <= allowed + 1e-6
-    assert all(
-        all(b <= n for b, n in zip(t.stop, plan.shape, strict=True)) for t in plan.tiles
-    )
+    assert all(all(b <= n for b, n in zip(t.stop, plan.shape, strict=True)) for t in plan.tiles)
 
 
 def test_no_fewer_tiles_would_do() -> None:

@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+
+from napari_attention3d.inference import memory
+from napari_attention3d.inference.memory import (
+    available_bytes,
+    bytes_per_voxel,
+    cgroup_headroom,
+    choose_tile,
+    halve_tile,
+    is_out_of_memory,
+)
+from napari_attention3d.networks import AttentionUNet
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+        MemoryError(),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: not enough memory: you tried"),
+        RuntimeError("MPS backend out of memory (MPS allocated: 5 GB)"),
+    ],
+)
+def test_out_of_memory_is_recognised(error: Exception) -> None:
+    assert is_out_of_memory(error)
+
+
+def test_torchs_own_words_on_the_cpu_are_recognised() -> None:
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**60, dtype=torch.uint8)
+    assert is_out_of_memory(caught.value)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [RuntimeError("size mismatch"), ValueError("can't allocate memory"), RuntimeError("memory")],
+)
+def test_other_errors_are_not_mistaken(error: Exception) -> None:
+    assert not is_out_of_memory(error)
+
+
+@pytest.mark.parametrize("layout", ["v2", "v1"])
+def test_container_limit_is_read(tmp_path: Path, layout: str) -> None:
+    assert cgroup_headroom(tmp_path) is None
+    folder = tmp_path if layout == "v2" else tmp_path / "memory"
+    folder.mkdir(exist_ok=True)
+    limit, used = (
+        ("memory.max", "memory.current")
+        if layout == "v2"
+        else ("memory.limit_in_bytes", "memory.usage_in_bytes")
+    )
+    (folder / limit).write_text("5000\n")
+    (folder / used).write_text("1200\n")
+    assert cgroup_headroom(tmp_path) == 3800
+    (folder / limit).write_text("max\n" if layout == "v2" else str(2**63 - 4096))
+    assert cgroup_headroom(tmp_path) is None
+
+
+def test_container_limit_bounds_what_is_available(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "cgroup_headroom", lambda: 12345)
+    assert available_bytes(CPU) == 12345
+    monkeypatch.setattr(memory, "cgroup_headroom", lambda: None)
+    assert available_bytes(CPU) > 12345
+
+
+def test_whole_grid_if_it_fits_else_the_patch(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = AttentionUNet(channels=(8, 16))
+    shape, patch = (100, 110, 90), (96, 96, 96)
+    need = 100 * 110 * 90 * bytes_per_voxel(network) / memory.SHARE
+    monkeypatch.setattr(memory, "available_bytes", lambda device: int(need * 1.01))
+    assert choose_tile(shape, patch, network, CPU) == shape
+    monkeypatch.setattr(memory, "available_bytes", lambda device: int(need * 0.99))
+    assert choose_tile(shape, patch, network, CPU) == (96, 96, 90)
+    monkeypatch.setattr(memory, "available_bytes", lambda device: 2**60)
+    assert choose_tile((500, 500, 500), patch, network, CPU) == patch
+
+
+def test_estimate_grows_with_width_and_shrinks_with_half_precision() -> None:
+    narrow, wide = AttentionUNet(channels=(4, 8)), AttentionUNet(channels=(16, 32))
+    assert bytes_per_voxel(wide) > 3 * bytes_per_voxel(narrow)
+    assert bytes_per_voxel(wide, "bfloat16") < 0.6 * bytes_per_voxel(wide)
+
+
+def test_halving_reaches_the_floor_and_stops() -> None:
+    tile: tuple[int, int, int] | None = (100, 70, 40)
+    seen = []
+    while tile is not None:
+        seen.append(tile)
+        tile = halve_tile(tile, (16, 16, 16))
+    assert seen[1] == (64, 70, 40)
+    assert seen[-1] == (32, 32, 32)
+    assert all(a != b for a, b in pairwise(seen))
+
+
+def test_halving_respects_strides_and_thin_axes() -> None:
+    assert halve_tile((200, 20, 20), (1, 1, 1)) == (100, 20, 20)
+    assert halve_tile((64, 64, 64), (32, 32, 32)) is None
