@@ -47,6 +47,7 @@ def demo(
     if headless:
         check_writable_folder(out, make=True)
         _get_virtual_screen(["--out", str(out), "--model", model] + ["--json"] * json)
+    say("segmenting the MNI152 brain in napari; this takes about a minute")
     from ..widgets.demo import run_demo
 
     found = run_demo(out if headless else None, headless, model=model)
