@@ -147,7 +147,8 @@ class AttentionUNet(SegmentationNetwork):
         self.deep_supervision = deep_supervision
         self.decoder_depth, self.align_corners = decoder_depth, align_corners
 
-        widths, style = self.channels, {"norm": norm, "act": act}
+        widths: tuple[int, ...] = self.channels
+        style: Any = {"norm": norm, "act": act}
         skips = range(levels - 1)
         self.encoder = nn.ModuleList(
             ConvStack(
@@ -302,10 +303,11 @@ class AttentionUNet(SegmentationNetwork):
         return logits, maps, sides_out
 
     def _gate(self, level: int, skip: Tensor, gating: Tensor) -> tuple[Tensor, Tensor]:
-        outputs, coefficients = zip(
-            *(gate(skip, gating) for gate in self.gates[str(level)]), strict=True
-        )
+        gates = self.gates[str(level)]
+        assert isinstance(gates, nn.ModuleList)
+        passed = [gate(skip, gating) for gate in gates]
         if self.gates_per_level == 1:
-            return outputs[0], coefficients[0]
-        joined = self.combine[str(level)](torch.cat(outputs, dim=1))
-        return joined, torch.stack(coefficients).mean(0)
+            out, coefficients = passed[0]
+            return out, coefficients
+        joined = self.combine[str(level)](torch.cat([out for out, _ in passed], dim=1))
+        return joined, torch.stack([coefficients for _, coefficients in passed]).mean(0)

@@ -69,7 +69,7 @@ def _stem(path: Path) -> str:
 class SynthesisSampler:
     """Patches drawn from label maps."""
 
-    ignore = None
+    ignore: int | None = None
 
     def __init__(self, config: TrainConfig, data: SynthesisData, device: torch.device) -> None:
         assert config.spacing is not None  # checked by TrainConfig
@@ -273,7 +273,7 @@ def _cut(
     """Patch around a labelled voxel of a random class, or anywhere; zero-padded at the edges."""
     shape = np.array(label.shape)
     centre = rng.integers(shape)
-    present = [int(v) for v in label.unique() if v > 0 and v != ignore]
+    present = [v for v in torch.unique(label).tolist() if v > 0 and v != ignore]
     if present and rng.random() < foreground:
         where = torch.nonzero(label == present[int(rng.integers(len(present)))])
         centre = where[int(rng.integers(len(where)))].numpy()

@@ -64,27 +64,11 @@ def run_folder(output: Path) -> Path:
 
 def card_of(config: TrainConfig, network: SegmentationNetwork) -> ModelCard:
     """Card of the model that a configuration trains."""
-    copied = [
-        "name",
-        "title",
-        "description",
-        "version",
-        "classes",
-        "channels",
-        "spacing",
-        "unit",
-        "orientation",
-        "normalisation",
-        "intensity",
-        "licence",
-        "training_data",
-        "citation",
-        "limitations",
-    ]
+    given = set(TrainConfig.model_fields) & set(ModelCard.model_fields) - {"network"}
     return ModelCard(
         network={"name": network.name, **network.config},
         patch_size=max(config.schedule.patch_sizes, key=math.prod),
-        **{key: getattr(config, key) for key in copied},
+        **{key: getattr(config, key) for key in given},
     )
 
 
@@ -165,7 +149,8 @@ class Trainer:
             self.network.parameters(), lr=s.learning_rate, weight_decay=s.weight_decay
         )
         self.average = WeightAverage(self.network, s.ema)
-        self.step, self.best, self.per_class = 0, -math.inf, {}
+        self.step, self.best = 0, -math.inf
+        self.per_class: dict[str, float] = {}
         self.autocast = _half_precision(s.precision, self.device)
         self.started = time.monotonic()
         self.sampler: Sampler

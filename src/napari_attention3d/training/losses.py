@@ -52,6 +52,8 @@ class SegmentationLoss(nn.Module):
         Weight of each deeper side output relative to the one above it; 0: none.
     """
 
+    class_weights: Tensor | None
+
     def __init__(
         self, class_weights: Tensor | None = None, ignore: int | None = None, side: float = 0.5
     ) -> None:
@@ -85,7 +87,8 @@ class SegmentationLoss(nn.Module):
         weights = self.class_weights
         if self.ignore is None:
             one_hot = nnf.one_hot(target, logits.shape[1]).movedim(-1, 1).to(logits.dtype)
-            return self.dice(logits, one_hot) + nnf.cross_entropy(logits, target, weight=weights)
+            dice: Tensor = self.dice(logits, one_hot)
+            return dice + nnf.cross_entropy(logits, target, weight=weights)
         # Partial loss: only labelled voxels, gathered into one row, count in both terms.
         known = target != self.ignore
         if not bool(known.any()):
@@ -93,7 +96,8 @@ class SegmentationLoss(nn.Module):
         flat = logits.movedim(1, -1)[known].T[None]
         truth = target[known][None]
         one_hot = nnf.one_hot(truth, logits.shape[1]).movedim(-1, 1).to(logits.dtype)
-        return self.dice(flat, one_hot) + nnf.cross_entropy(flat, truth, weight=weights)
+        overlap: Tensor = self.dice(flat, one_hot)
+        return overlap + nnf.cross_entropy(flat, truth, weight=weights)
 
 
 def class_dice(prediction: Tensor, labels: Tensor, classes: int, ignore: int | None) -> Tensor:
