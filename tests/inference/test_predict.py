@@ -93,14 +93,19 @@ def test_statistics_come_from_the_whole_grid(point_network: Build) -> None:
     assert var == pytest.approx([x.var(correction=0).item()], rel=1e-4)
 
 
+@pytest.mark.parametrize(("limit", "tiles"), [(8 * 16**3, 8), (5 * 16**3, 4), (0, 1)])
 def test_statistics_of_tiles_when_the_grid_is_too_large(
-    point_network: Build, seen: list[Any], monkeypatch: pytest.MonkeyPatch
+    point_network: Build,
+    seen: list[Any],
+    monkeypatch: pytest.MonkeyPatch,
+    limit: int,
+    tiles: int,
 ) -> None:
-    monkeypatch.setattr(predict, "WHOLE_GRID_VOXELS", 1000)
+    monkeypatch.setattr(predict, "fits_whole", lambda voxels, *rest: voxels <= limit)
     network = point_network(0.0, norm=True).eval()
     x = noise((32, 32, 33))
     finish(predict_grid(network, x, plan_for(network, (32, 32, 33), 16), device=CPU))
-    assert seen[0] == (8, 1, 16, 16, 16)
+    assert seen[0] == (tiles, 1, 16, 16, 16)
     assert all(shape[0] == 1 for shape in seen[1:])
 
 

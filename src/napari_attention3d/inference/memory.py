@@ -15,6 +15,7 @@ __all__ = [
     "available_bytes",
     "bytes_per_voxel",
     "choose_tile",
+    "fits_whole",
     "halve_tile",
     "is_out_of_memory",
     "release",
@@ -80,6 +81,14 @@ def bytes_per_voxel(network: SegmentationNetwork, precision: str = "float32") ->
     return size * WIDE_VALUES * width + 4.0 * (network.in_channels + 2 * network.num_classes)
 
 
+def fits_whole(
+    voxels: int, network: SegmentationNetwork, device: torch.device, precision: str = "float32"
+) -> bool:
+    """Whether so many voxels may go through the network at once: neither too many nor too much."""
+    need = voxels * bytes_per_voxel(network, precision)
+    return voxels <= WHOLE_GRID_VOXELS and need <= SHARE * available_bytes(device)
+
+
 def choose_tile(
     shape: Sequence[int],
     fallback: Sequence[int],
@@ -97,9 +106,7 @@ def choose_tile(
         The card's patch size.
     """
     z, y, x = (int(n) for n in shape)
-    voxels = z * y * x
-    fits = voxels * bytes_per_voxel(network, precision) <= SHARE * available_bytes(device)
-    if voxels <= WHOLE_GRID_VOXELS and fits:
+    if fits_whole(z * y * x, network, device, precision):
         return z, y, x
     z, y, x = (min(int(f), int(n)) for f, n in zip(fallback, shape, strict=True))
     return z, y, x

@@ -91,7 +91,7 @@ def to_scan_grid(
             slab = logits
             for axis, matrix in enumerate((weights[0][z], weights[1], weights[2])):
                 slab = resample_axis(slab, axis, matrix)
-        labels[z] = slab.argmax(0).cpu().numpy()
+        labels[z] = slab.max(0).indices.cpu().numpy()  # argmax(0) is several times slower
         if shares is None and doubt is None:
             continue
         p = torch.softmax(slab, 0)

@@ -18,7 +18,7 @@ from ..networks.base import NetworkOutput, SegmentationNetwork
 from ..networks.norm import ScanNorm3d, calibrating, load_calibration, read_calibration
 from ..progress import Job, Progress
 from .device import Precision
-from .memory import WHOLE_GRID_VOXELS, halve_tile, is_out_of_memory, release
+from .memory import fits_whole, halve_tile, is_out_of_memory, release
 from .tiling import Box, TilePlan, plan_tiles
 
 __all__ = ["Calibration", "GridPrediction", "plan_multiple", "predict_adaptively", "predict_grid"]
@@ -243,14 +243,15 @@ class _Runner:
     def calibrate(self, whole_grid: bool) -> None:
         """Measure the norms' statistics over the grid, or over tiles spread over it.
 
-        Where the memory runs out, over fewer tiles.
+        Over fewer tiles where the memory would not suffice, or runs out.
         """
         choices: list[list[Box]] = []
-        if whole_grid and math.prod(self.plan.shape) <= WHOLE_GRID_VOXELS:
+        if whole_grid and self.fits(math.prod(self.plan.shape)):
             choices.append([Box((0, 0, 0), self.plan.shape)])
         count = min(CALIBRATION_TILES, len(self.plan.starts_product))
         while count >= 1:
-            choices.append(spread_tiles(self.plan, count))
+            if count == 1 or self.fits(count * math.prod(self.plan.tile)):
+                choices.append(spread_tiles(self.plan, count))
             count //= 2
         for index, boxes in enumerate(choices):
             try:
@@ -261,6 +262,10 @@ class _Runner:
                 if not is_out_of_memory(error) or index == len(choices) - 1:
                     raise
             release(self.device)
+
+    def fits(self, voxels: int) -> bool:
+        """Whether so many voxels may go through the network at once."""
+        return fits_whole(voxels, self.network, self.device, self.precision.name)
 
     def forward(self, boxes: Sequence[Box]) -> NetworkOutput:
         """Run the network over boxes of equal shape."""
