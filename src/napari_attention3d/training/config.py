@@ -171,7 +171,7 @@ class TrainConfig(_Strict):
     def from_yaml(cls, path: str | Path, **overrides: Any) -> TrainConfig:
         """Read and check a configuration.
 
-        Relative folders are relative to the file. `overrides` replace top-level keys;
+        Relative folders in the file are relative to it. `overrides` replace top-level keys;
         ``data={...}`` and ``schedule={...}`` are merged.
 
         Raises
@@ -191,14 +191,14 @@ class TrainConfig(_Strict):
             raise InputError(f"{path} is not valid YAML: {where}") from error
         if not isinstance(raw, dict):
             raise InputError(f"{path} holds no settings; see recipes/ for an example")
-        for key, value in overrides.items():
-            merged = isinstance(value, dict) and isinstance(raw.get(key), dict)
-            raw[key] = {**raw[key], **value} if merged else value
         data = raw.get("data")
         if isinstance(data, dict):
             for key in ("folder", "images", "labels"):
                 if isinstance(data.get(key), str):
                     data[key] = path.parent / data[key]
+        for key, value in overrides.items():
+            merged = isinstance(value, dict) and isinstance(raw.get(key), dict)
+            raw[key] = {**raw[key], **value} if merged else value
         return cls.checked(raw, str(path))
 
     @classmethod
