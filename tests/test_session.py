@@ -340,6 +340,7 @@ def test_preflight_says_where_and_how_much() -> None:
     assert told.tiles == 1
     assert told.text.startswith("22 x 24 x 26 voxels of ")
     assert told.bytes > 0
+    assert " MB, on cpu" in preflight(scan, model, SegmentOptions(device="cpu")).text
     tiled = SegmentOptions(tile=(16, 16, 16), region=((0, 5), (0, 5), (0, 5)))
     assert preflight(scan, model, tiled).tiles == 1
 

@@ -173,10 +173,14 @@ def preflight(volume: Volume, model: Model, options: SegmentOptions | None = Non
     text = (
         f"{' x '.join(map(str, grid.shape))} voxels of "
         f"{' x '.join(f'{s:.3g}' for s in grid.spacing)} {grid.unit} in "
-        f"{count} tile{'s' * (count > 1)}, about {size / 2**30:.1f} GB, on "
+        f"{count} tile{'s' * (count > 1)}, about {_memory(size)}, on "
         f"{setup.choice.device} ({setup.choice.reason}), {setup.precision.name}"
     )
     return Preflight(text, count, grid.shape, size)
+
+
+def _memory(size: int) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{max(1, round(size / 1e6))} MB"
 
 
 def segment_job(
