@@ -132,8 +132,10 @@ def test_output_must_be_safetensors(synthesis_config, tmp_path):
 
 
 def test_learns_from_pairs(pairs, pairs_config, tmp_path):
-    _, result = drive(train_job(pairs_config(pairs), tmp_path / "toy.safetensors"))
-    assert result.score > 0.8
+    _, untrained = drive(train_job(pairs_config(pairs, steps=1), tmp_path / "one.safetensors"))
+    _, result = drive(train_job(pairs_config(pairs, steps=80), tmp_path / "toy.safetensors"))
+    assert untrained.score < 0.6
+    assert result.score > 0.75
 
 
 def test_pairs_that_do_not_fit(pairs, pairs_config, tmp_path):
