@@ -1,6 +1,6 @@
 """Which statistics should the norms use at inference? Same weights, same scan, three ways.
 
-    python benchmarks/norm_statistics.py --data LABEL_MAPS [--scans 20] [--json FILE]
+    python benchmarks/norm_statistics.py [--data LABEL_MAPS] [--scans 20] [--json FILE]
 
 1. scan: measured once over the whole scan, then frozen (what this package does);
 2. population: mean over scans synthesised as in training (what running statistics are);
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -75,11 +76,17 @@ class PerTile(torch.nn.Module):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, help="folder of the label maps")
+    shared = Path(os.environ.get("NA3D_SHARED_DATA", RECIPE.parents[2] / "shared" / "data"))
+    parser.add_argument(
+        "--data", type=Path, default=shared / "brain_label_maps", help="folder of the label maps"
+    )
     parser.add_argument("--model", default="brain-attention-unet")
     parser.add_argument("--scans", type=int, default=20)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
+    if not arguments.data.is_dir():
+        print(f"skipped: no label maps in {arguments.data}; give their folder with --data")
+        return
 
     from monai.inferers import sliding_window_inference
 
