@@ -58,6 +58,9 @@ def models_folder(tmp_path, monkeypatch):
     """The user's folder of models, with one tiny model."""
     monkeypatch.setenv("NAPARI_ATTENTION3D_MODELS", str(tmp_path / "models"))
     (tmp_path / "models").mkdir()
+    from napari_attention3d.widgets.settings import SegmentSettings
+
+    SegmentSettings().save()  # what an earlier test chose is forgotten
     save_tiny(tmp_path / "models")
     return tmp_path / "models"
 

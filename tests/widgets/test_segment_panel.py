@@ -136,7 +136,7 @@ def test_options_reach_the_run(dock, viewer, scan_array, qtbot, tools):
     assert options["overlap"] == 0.5
 
 
-def test_running_again_replaces_our_layers_and_keeps_how_they_are_shown(
+def test_running_again_renews_our_layers_and_keeps_how_they_are_shown(
     dock, viewer, scan_array, qtbot, tools
 ):
     viewer.add_image(scan_array)
@@ -144,10 +144,14 @@ def test_running_again_replaces_our_layers_and_keeps_how_they_are_shown(
     count = len(viewer.layers)
     (first,) = labels_of(viewer)
     first.opacity, first.name = 0.25, "mine"
+    expected = first.data.copy()
+    first.data = np.zeros_like(expected)
+    dock.segment.form.overlap_spin.setValue(50)
     tools.run_to_end(qtbot, dock)
     (second,) = labels_of(viewer)
     assert len(viewer.layers) == count
-    assert second is not first
+    np.testing.assert_array_equal(second.data, expected)
+    assert second.metadata[KEY]["provenance"]["options"]["overlap"] == 0.5
     assert (second.opacity, second.name) == (0.25, "mine")
 
 

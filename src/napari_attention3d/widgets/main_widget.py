@@ -40,7 +40,7 @@ class Attention3DWidget(QWidget):
         super().__init__(parent)
         self.viewer = napari_viewer
         self.setObjectName("attention3d")
-        self.setMinimumWidth(340)
+        self.setMinimumWidth(350)
         self.runner = JobRunner()
         self.destroyed.connect(partial(JobRunner.stop, self.runner))
         self.chooser = LayerChooser(napari_viewer)
@@ -48,7 +48,6 @@ class Attention3DWidget(QWidget):
         self.segment = SegmentPanel(napari_viewer, self.runner, self.chooser, self.status)
         self.tabs = QTabWidget()
         self.tabs.setUsesScrollButtons(False)
-        self.tabs.setDocumentMode(True)
         self.tabs.addTab(_scrolling(self.segment), "Segment")
         head = QFormLayout()
         head.setContentsMargins(0, 0, 0, 0)

@@ -34,21 +34,21 @@ class LayerPlan:
 
 def plan_layers(result: Segmentation, source: LayerSource) -> list[LayerPlan]:
     """Turn a result into layers to make, from bottom to top; the labels come last."""
-    tail = f"{result.card.name} · {source.volume.name}"
+    head = f"{source.volume.name} · {result.card.name}"
     plans: list[LayerPlan] = []
     if result.probabilities is not None:
-        plans += _probability_plans(result, source, tail)
+        plans += _probability_plans(result, source, head)
     if result.uncertainty is not None:
-        keywords = {"name": f"uncertainty · {tail}", "colormap": "viridis", "visible": False}
+        keywords = {"name": f"{head} · uncertainty", "colormap": "viridis", "visible": False}
         plans.append(_plan("uncertainty", "image", result.uncertainty, source, result, keywords))
     coarse_first = sorted(
         result.attention.items(), key=lambda item: item[1].geometry.voxel_volume, reverse=True
     )
     for index, (name, volume) in enumerate(coarse_first):
         plans.append(
-            _attention_plan(name, volume, source, result, tail, index == len(coarse_first) - 1)
+            _attention_plan(name, volume, source, result, head, index == len(coarse_first) - 1)
         )
-    plans.append(_labels_plan(result, source, tail))
+    plans.append(_labels_plan(result, source, head))
     return plans
 
 
@@ -83,10 +83,10 @@ def _plan(
     )
 
 
-def _labels_plan(result: Segmentation, source: LayerSource, tail: str) -> LayerPlan:
+def _labels_plan(result: Segmentation, source: LayerSource, head: str) -> LayerPlan:
     classes = result.card.classes
     keywords = {
-        "name": f"labels · {tail}",
+        "name": f"{head} · labels",
         "features": {"index": list(range(len(classes))), "name": [c.name for c in classes]},
         "opacity": 0.6,
         "colours": [c.colour for c in classes],
@@ -95,12 +95,12 @@ def _labels_plan(result: Segmentation, source: LayerSource, tail: str) -> LayerP
 
 
 def _attention_plan(
-    name: str, volume: Volume, source: LayerSource, result: Segmentation, tail: str, finest: bool
+    name: str, volume: Volume, source: LayerSource, result: Segmentation, head: str, finest: bool
 ) -> LayerPlan:
     spec = volume.metadata.get("map", {})
     low, high = (float(v) for v in spec.get("value_range", (0.0, 1.0)))
     keywords = {
-        "name": f"{spec.get('title', name)} · {tail}",
+        "name": f"{head} · {spec.get('title', name)}",
         "colormap": "magma",
         "contrast_limits": (low, high),
         "visible": finest,
@@ -109,7 +109,7 @@ def _attention_plan(
 
 
 def _probability_plans(
-    result: Segmentation, source: LayerSource, tail: str
+    result: Segmentation, source: LayerSource, head: str
 ) -> list[LayerPlan]:
     volume = result.probabilities
     assert volume is not None
@@ -118,7 +118,7 @@ def _probability_plans(
         if index == 0:
             continue
         keywords = {
-            "name": f"probability of {entry.name} · {tail}",
+            "name": f"{head} · probability of {entry.name}",
             "colormap": "viridis",
             "visible": False,
         }
@@ -175,12 +175,16 @@ class ResultLayers:
         made: dict[str, _Made] = {}
         selection = self._viewer.layers.selection.active
         for plan in plans:
-            layer = make_layer(plan)
             before = old.get(plan.role)
             if before is not None and before.layer in layers and not before.painted:
+                if _update(before.layer, plan):
+                    made[plan.role] = before
+                    continue
+                layer = make_layer(plan)
                 _take_place(layers, before.layer, layer)
             else:
-                layers.insert(self._index_above(source_layer, made), layer)
+                layer = make_layer(plan)
+                layers.insert(self._index_above(made), layer)
             made[plan.role] = _Made(layer)
         for role, before in old.items():
             if role not in made and before.layer in layers and not before.painted:
@@ -191,12 +195,29 @@ class ResultLayers:
             layers.selection.active = selection
         return [one.layer for one in made.values()]
 
-    def _index_above(self, source_layer: Layer | None, made: dict[str, _Made]) -> int:
+    def _index_above(self, made: dict[str, _Made]) -> int:
         layers = self._viewer.layers
         below = [one.layer for one in made.values() if one.layer in layers]
         if below:
             return int(max(layers.index(one) for one in below)) + 1
         return len(layers)
+
+
+def _update(layer: Layer, plan: LayerPlan) -> bool:
+    """Put a newer result into the layer of the older one, if it has the same grid."""
+    if layer.data.shape != plan.array.shape or layer.data.dtype != plan.array.dtype:
+        return False
+    keywords = plan.keywords
+    if "scale" not in keywords:
+        return False
+    layer.data = plan.array
+    layer.metadata = keywords["metadata"]
+    for name in ("scale", "translate", "rotate", "shear", "affine", "units", "axis_labels"):
+        setattr(layer, name, keywords[name])
+    if plan.kind == "labels":
+        layer.features = keywords["features"]
+        layer.colormap = _label_colours(keywords["colours"])
+    return True
 
 
 def _take_place(layers: Any, old: Layer, new: Layer) -> None:
@@ -212,15 +233,20 @@ def _take_place(layers: Any, old: Layer, new: Layer) -> None:
 def make_layer(plan: LayerPlan) -> Layer:
     """Make the napari layer of a plan."""
     from napari.layers import Image, Labels
-    from napari.utils.colormaps import DirectLabelColormap
 
     keywords = dict(plan.keywords)
     if plan.kind == "image":
         return Image(plan.array, **keywords)
     colours = keywords.pop("colours")
+    return Labels(plan.array, colormap=_label_colours(colours), **keywords)
+
+
+def _label_colours(colours: list[str]) -> Any:
+    from napari.utils.colormaps import DirectLabelColormap
+
     table: dict[int | None, str] = {
         index: colour for index, colour in enumerate(colours) if index > 0
     }
     table[0] = "transparent"
     table[None] = "#ffffff"  # painted with a value that is no class
-    return Labels(plan.array, colormap=DirectLabelColormap(color_dict=table), **keywords)
+    return DirectLabelColormap(color_dict=table)

@@ -193,7 +193,8 @@ class SegmentForm(QWidget):
             item.setCheckState(Qt.CheckState.Checked)
             self.maps_list.addItem(item)
         rows = max(1, min(5, len(maps)))
-        self.maps_list.setFixedHeight(rows * max(18, self.maps_list.sizeHintForRow(0)) + 6)
+        self.maps_list.ensurePolished()
+        self.maps_list.setFixedHeight(rows * max(14, self.maps_list.sizeHintForRow(0)) + 8)
         self.maps_list.blockSignals(False)
 
     def show_outlook(self, text: str, warn: bool = False) -> None:
@@ -204,15 +205,14 @@ class SegmentForm(QWidget):
 
     def _build_choices(self) -> None:
         self.model_combo = _combo("loading …")
-        self.model_combo.setToolTip("The network that segments, and what it was trained for")
         self.refresh_button = QToolButton()
         self.refresh_button.setText("⟳")
         self.refresh_button.setToolTip("Look for models again (built-in ones and your own folder)")
         self.open_button = QToolButton()
-        self.open_button.setText("Open …")
+        self.open_button.setText("…")
         self.open_button.setToolTip("Open a model file (.safetensors)")
         for button in (self.refresh_button, self.open_button):
-            button.setMinimumSize(QSize(26, 24))
+            button.setFixedSize(QSize(26, 24))
         self._model_row = QWidget()
         row = QHBoxLayout(self._model_row)
         row.setContentsMargins(0, 0, 0, 0)
@@ -267,6 +267,8 @@ class SegmentForm(QWidget):
             form.addRow(widget)
         self.fold = QCollapsible("Options")
         self.fold.addWidget(inner)
+        self.fold.setExpandedIcon("▾")
+        self.fold.setCollapsedIcon("▸")
         self.fold.setDuration(0)
         self.fold.collapse(animate=False)
 
@@ -312,6 +314,7 @@ class SegmentForm(QWidget):
             self.model_label.setToolTip(
                 "\n".join(s for s in (card.description, card.intensity, card.limitations) if s)
             )
+        self.model_combo.setToolTip(self.model_combo.currentText())
         self.model_label.setText(text)
         self.model_label.setVisible(bool(text))
 

@@ -114,7 +114,9 @@ class StatusBar(QWidget):
         since, base = self._first
         if step.done > base:
             left = (now - since) / (step.done - base) * (step.total - step.done)
-            self.time_label.setText(f"about {duration_text(left)} left")
+            self.time_label.setText(
+                f"about {duration_text(left)} left" if left >= 1 else "nearly done"
+            )
 
     @property
     def text(self) -> str:
