@@ -154,9 +154,9 @@ def arrange_view(viewer: napari.Viewer) -> None:
         entry = layer.metadata.get(KEY, {})
         role = entry.get("role", "")
         if role == "labels":
-            layer.opacity = 0.45
+            layer.opacity = 0.4
         elif role.startswith("attention:"):
-            layer.opacity = 0.9
+            layer.opacity = 0.3
     middle = [(low + high) / 2 for low, high, _ in viewer.dims.range]
     viewer.dims.point = middle
     viewer.reset_view()

@@ -103,6 +103,7 @@ def _attention_plan(
         "name": f"{head} · {spec.get('title', name)}",
         "colormap": "magma",
         "contrast_limits": (low, high),
+        "opacity": 0.4,  # a gate that lets all through is 1: the scan must stay visible
         "visible": finest,
     }
     return _plan(f"attention:{name}", "image", volume, source, result, keywords)
