@@ -37,9 +37,7 @@ def scan(turn=None, tilt=0.0, shape=(4, 5, 6)):
     )
     if turn is None:
         return volume
-    return volume.replace(
-        array=turn.apply(volume.array), geometry=volume.geometry.reorient(turn)
-    )
+    return volume.replace(array=turn.apply(volume.array), geometry=volume.geometry.reorient(turn))
 
 
 def shown(volume):
@@ -131,8 +129,12 @@ def test_a_coarse_map_follows_a_rotated_sheared_layer_not_made_here():
 
 def test_results_copy_the_whole_transform_of_a_layer_not_made_here():
     layer = Image(
-        np.zeros((4, 6, 8)), scale=(3, 2, 1), translate=(1, 2, 3), rotate=(20, 0, 0),
-        shear=(0.1, 0, 0.3), units=("um",) * 3,
+        np.zeros((4, 6, 8)),
+        scale=(3, 2, 1),
+        translate=(1, 2, 3),
+        rotate=(20, 0, 0),
+        shear=(0.1, 0, 0.3),
+        units=("um",) * 3,
     )
     source = layer_to_volume(layer)
     labels = Labels(source.show(np.zeros((4, 6, 8), np.uint8)), **source.transform)
@@ -229,3 +231,23 @@ def test_the_record_is_small_and_json_compatible():
 
     _, layer = shown(scan(ORIENTATIONS[3]))
     assert len(json.dumps(layer.metadata[KEY])) < 2000
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "expected"),
+    [
+        ("label", np.uint8, "labels"),
+        ("case_07_seg", np.int16, "labels"),
+        ("brain-mask", np.uint8, "labels"),
+        ("label", np.float32, "image"),
+        ("labelled_nuclei", np.uint8, "image"),
+        ("segment_t1", np.int16, "image"),
+        ("image", np.uint8, "image"),
+    ],
+)
+def test_files_of_others_open_as_what_their_name_says(name, dtype, expected):
+    volume = scan().replace(array=np.zeros((4, 5, 6), dtype), name=name)
+    ((_, _, kind),) = volume_to_layer_data(volume)
+    assert kind == expected
+    ((_, _, told),) = volume_to_layer_data(volume.replace(metadata={"kind": "image"}))
+    assert told == "image"

@@ -9,6 +9,7 @@ turned back to the scan's own grid before it is computed on or saved.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +31,7 @@ __all__ = [
     "LayerSource",
     "geometry_from_dict",
     "geometry_to_dict",
+    "guess_kind",
     "layer_to_volume",
     "meta_to_source",
     "source_for_array",
@@ -40,6 +42,7 @@ KEY = "napari-attention3d"
 """Our entry in ``layer.metadata``."""
 
 LayerData = tuple[Any, dict[str, Any], str]
+
 
 @dataclass(frozen=True, eq=False)
 class LayerSource:
@@ -153,14 +156,14 @@ def volume_to_layer_data(volume: Volume, *, kind: str | None = None) -> list[Lay
     volume
         (Z, Y, X) or (C, Z, Y, X).
     kind
-        "image" or "labels"; None: what the volume's metadata says, else "image".
+        "image" or "labels"; None: what the volume's metadata says, else `guess_kind`.
 
     Returns
     -------
     list of (array, keywords, layer type)
         As napari's readers return them. Lazy arrays stay lazy.
     """
-    kind = kind or str(volume.metadata.get("kind", "image"))
+    kind = kind or str(volume.metadata.get("kind") or guess_kind(volume))
     turn = volume.geometry.canonical_reorientation()
     shown = volume.geometry.deobliqued()
     provenance = volume.metadata.get("provenance")
@@ -196,6 +199,17 @@ def volume_to_layer_data(volume: Volume, *, kind: str | None = None) -> list[Lay
         result.append((array, keywords, "image"))
     return result
 
+
+def guess_kind(volume: Volume) -> str:
+    """Tell "labels" from "image" for a file that does not say: by name and type together."""
+    named = _LABEL_NAME.search(volume.name) is not None
+    whole = volume.array.dtype.kind in "iu" and volume.array.ndim == 3
+    return "labels" if named and whole else "image"
+
+
+_LABEL_NAME = re.compile(
+    r"(^|[^a-z])(labels?|seg|segmentation|masks?|instances)([^a-z]|$)", re.IGNORECASE
+)
 
 _CHANNEL_COLOURS = ("gray", "green", "magenta", "cyan", "yellow", "red", "blue")
 
