@@ -317,7 +317,9 @@ def test_a_model_in_mm_on_a_scan_without_spacing_says_to_set_it(
 ):
     tools.save_tiny(models_folder, "millimetres", spacing=(1.0, 1.0, 1.0), unit="mm")
     dock.segment.start()
-    qtbot.waitUntil(lambda: dock.segment.form.model_combo.count() >= 2, timeout=10_000)
+    combo = dock.segment.form.model_combo
+    path = str(models_folder / "millimetres.safetensors")
+    qtbot.waitUntil(lambda: combo.findData(path) >= 0, timeout=30_000)
     viewer.add_image(scan_array)
     tools.choose_model(dock, "millimetres")
     form = dock.segment.form

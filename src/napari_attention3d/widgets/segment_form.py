@@ -51,12 +51,12 @@ class SegmentForm(QWidget):
         self._build_run()
         choices = QFormLayout()
         choices.setContentsMargins(0, 0, 0, 0)
-        choices.addRow(_label("Model", self.model_combo), self._model_row)
+        choices.addRow(_label("Model", self.model_combo), self.model_combo)
         choices.addRow(_label("Device", self.device_combo), self.device_combo)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addLayout(choices)
-        layout.addWidget(self.model_label)
+        layout.addWidget(self._model_row)
         layout.addWidget(self.outlook_label)
         layout.addWidget(self.run_button)
         layout.addWidget(self.fold)
@@ -136,13 +136,13 @@ class SegmentForm(QWidget):
     def _add_model(self, info: ModelInfo) -> None:
         key = info.name if info.built_in else str(info.path)
         self._infos[key] = info
-        self.model_combo.addItem(info.title or info.name, key)
+        self.model_combo.addItem(_short(info.title or info.name), key)
         index = self.model_combo.count() - 1
         role = Qt.ItemDataRole.ToolTipRole
         if not info.problem:
             self.model_combo.setItemData(index, str(info.path or info.name), role)
             return
-        self.model_combo.setItemText(index, f"{info.title or info.name} (damaged)")
+        self.model_combo.setItemText(index, f"{_short(info.title or info.name)} (damaged)")
         self.model_combo.setItemData(index, info.problem, role)
         item = self.model_combo.model().item(index)
         item.setEnabled(False)
@@ -217,12 +217,11 @@ class SegmentForm(QWidget):
         row = QHBoxLayout(self._model_row)
         row.setContentsMargins(0, 0, 0, 0)
         row.setSpacing(4)
-        row.addWidget(self.model_combo, 1)
-        row.addWidget(self.refresh_button)
-        row.addWidget(self.open_button)
-        self.device_combo = _combo("loading …")
         self.model_label = _paragraph()
-        self.model_label.setVisible(False)
+        row.addWidget(self.model_label, 1)
+        row.addWidget(self.refresh_button, 0, Qt.AlignmentFlag.AlignTop)
+        row.addWidget(self.open_button, 0, Qt.AlignmentFlag.AlignTop)
+        self.device_combo = _combo("loading …")
 
     def _build_options(self, settings: SegmentSettings) -> None:
         self.overlap_spin = QSpinBox()
@@ -310,13 +309,18 @@ class SegmentForm(QWidget):
         if card is not None:
             names = ", ".join(card.class_names[1:])
             many = f"{len(card.classes) - 1} classes"
-            text = f"Finds {names if len(names) < 120 else many}"
+            text = f"Finds {names if len(names) < 150 else many}"
             self.model_label.setToolTip(
                 "\n".join(s for s in (card.description, card.intensity, card.limitations) if s)
             )
-        self.model_combo.setToolTip(self.model_combo.currentText())
+        title = info.title if info is not None else ""
+        self.model_combo.setToolTip(title or self.model_combo.currentText())
         self.model_label.setText(text)
-        self.model_label.setVisible(bool(text))
+
+
+def _short(title: str, most: int = 32) -> str:
+    """Return a title that fits the combo; its tooltip has the whole."""
+    return title if len(title) <= most else title[: most - 1].rstrip(" (,") + "…"
 
 
 def _combo(text: str) -> QComboBox:
