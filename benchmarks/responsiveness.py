@@ -129,7 +129,10 @@ def measure(folder, size):
         settle(1000)
         gaps.note(f"run again, layers renewed ({round_ + 1})")
     report(size, gaps.rows)
-    arrays = {f"{i}_{p.kind}": p.array for i, p in enumerate(at_end[0].plans)}
+    arrays = {
+        f"{i}_{p.kind}_{'shown' if p.keywords.get('visible', True) else 'hidden'}": p.array
+        for i, p in enumerate(at_end[0].plans)
+    }
     np.savez(folder / "layers.npz", **arrays)
     widget.runner.join()
     viewer.close()
@@ -147,17 +150,31 @@ def measure_napari(path, size):
     settle(1000)
     gaps.note("napari alone: idle")
     for name, array in layers.items():
-        scale = np.divide((size,) * 3, array.shape)
-        if name.endswith("labels"):
-            viewer.add_labels(array, opacity=0.6, scale=scale)
+        scale, visible = np.divide((size,) * 3, array.shape), name.endswith("shown")
+        if "labels" in name:
+            viewer.add_labels(array, opacity=0.6, scale=scale, colormap=class_colours())
         else:
             viewer.add_image(
-                array, scale=scale, blending="additive", contrast_limits=(0, 1), colormap="magma"
+                array,
+                scale=scale,
+                visible=visible,
+                opacity=0.4,
+                blending="additive",
+                contrast_limits=(0, 1),
+                colormap="magma",
+                interpolation2d="linear",
             )
     settle(1000)
     gaps.note("napari alone: the same layers appear")
     report(None, gaps.rows)
     viewer.close()
+
+
+def class_colours():
+    from napari.utils.colormaps import DirectLabelColormap
+
+    table = {i: f"#{30 * i:02x}80c0" for i in range(1, 8)}
+    return DirectLabelColormap(color_dict={0: "transparent", None: "#ffffff", **table})
 
 
 def report(size, rows):
