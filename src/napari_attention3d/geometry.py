@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import permutations
 from typing import Any
 
 import numpy as np
@@ -244,13 +243,24 @@ class Geometry:
     # ---- deriving others
 
     def canonical_reorientation(self) -> Reorientation:
-        """Permutation and flips that bring the array closest to the world's axes."""
-        direction = self.direction
-        best = max(
-            permutations(range(3)), key=lambda p: sum(abs(direction[w, p[w]]) for w in range(3))
-        )
-        a, b, c = best
-        f0, f1, f2 = (bool(direction[w, best[w]] < 0) for w in range(3))
+        """Permutation and flips that bring the array closest to the world's axes.
+
+        The array axis that runs closest along a world axis is settled first, then the
+        next of those that are left: the same choice as nibabel's, at any tilt.
+        """
+        # Shear is taken out first: the nearest rotation (polar decomposition).
+        left, _, right = np.linalg.svd(self.direction)
+        # In (x, y, z) order, so that exact ties fall as they do for NIfTI's axes.
+        rotation = (left @ right)[::-1, ::-1]
+        permutation, flips = [0, 0, 0], [False, False, False]
+        free = np.abs(rotation)
+        for axis in np.argsort(-free.max(axis=0), kind="stable"):
+            world = int(free[:, axis].argmax())
+            free[world] = -1
+            permutation[2 - world] = 2 - int(axis)
+            flips[2 - world] = bool(rotation[world, axis] < 0)
+        a, b, c = permutation
+        f0, f1, f2 = flips
         return Reorientation((a, b, c), (f0, f1, f2))
 
     def reorient(self, reorientation: Reorientation) -> Geometry:
