@@ -124,9 +124,20 @@ def halve_tile(tile: Sequence[int], multiple: Sequence[int]) -> tuple[int, int, 
     return None
 
 
-def release(device: torch.device) -> None:
-    """Give memory that is no longer used back to the device."""
-    gc.collect()
+def release(device: torch.device, *, collect: bool = False) -> None:
+    """Give memory that is no longer used back to the device.
+
+    Parameters
+    ----------
+    device
+        Whose cached blocks to return.
+    collect
+        Look for reference cycles too, as after running out of memory (a traceback may
+        hold tensors). It stops every thread of Python for as long as it takes, the
+        window's included, so a run that went well does without.
+    """
+    if collect:
+        gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
     elif device.type == "mps":

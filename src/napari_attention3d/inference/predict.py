@@ -116,6 +116,7 @@ def predict_grid(
         If the network returned values that are not finite.
     """
     runner = _Runner(network.to(device), tensor, plan, device, tuple(maps), precision)
+    ran_out = False
     try:
         yield Progress(0, len(plan.tiles), "Measuring the scan's intensities")
         if calibration is not None:
@@ -131,12 +132,13 @@ def predict_grid(
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
+        ran_out = True
         raise OutOfMemory(
             f"memory of {device} ran out for tiles of {' x '.join(map(str, plan.tile))} voxels; "
             "choose a smaller tile, close other programs or choose another device"
         ) from error
     finally:
-        runner.close()
+        runner.close(collect=ran_out)
 
 
 def predict_adaptively(
@@ -261,7 +263,7 @@ class _Runner:
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error) or index == len(choices) - 1:
                     raise
-            release(self.device)
+            release(self.device, collect=True)
 
     def fits(self, voxels: int) -> bool:
         """Whether so many voxels may go through the network at once."""
@@ -327,11 +329,11 @@ class _Runner:
             self.plan,
         )
 
-    def close(self) -> None:
+    def close(self, *, collect: bool) -> None:
         """Let go of everything this run took."""
         self.logits, self.maps = None, {}
         del self.network, self.tensor
-        release(self.device)
+        release(self.device, collect=collect)
 
 
 def spread_tiles(plan: TilePlan, count: int) -> list[Box]:
