@@ -104,6 +104,7 @@ def _segment(widget: Attention3DWidget, model: str) -> Any:
 
 def _choose(widget: Attention3DWidget, model: str) -> None:
     form = widget.segment.form
+    form.attention_box.setChecked(True)  # whatever was remembered: the maps are the point
     index = form.model_combo.findData(model)
     if index >= 0:
         form.model_combo.setCurrentIndex(index)
