@@ -159,3 +159,7 @@ def test_without_nilearn_the_extra_is_named(monkeypatch):
     monkeypatch.setattr("napari_attention3d.volumes.samples.find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"napari-attention3d\[demo\]"):
         mni152_t1_path()
+
+
+def test_a_volume_prints_in_one_line():
+    assert repr(small()) == "Volume('volume', 2 x 3 x 4 uint8, 2 x 1.5 x 1 mm)"

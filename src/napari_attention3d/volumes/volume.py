@@ -16,7 +16,7 @@ from ..geometry import Geometry
 __all__ = ["Volume"]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Volume:
     """An array on a grid in the world.
 
@@ -59,6 +59,12 @@ class Volume:
             )
         if 0 in self.array.shape:
             raise InputError(f"{self.name}: the volume is empty (shape {tuple(self.array.shape)})")
+
+    def __repr__(self) -> str:
+        grid = self.geometry
+        shape = " x ".join(map(str, self.array.shape))
+        spacing = " x ".join(f"{s:.4g}" for s in grid.spacing)
+        return f"Volume({self.name!r}, {shape} {self.array.dtype}, {spacing} {grid.unit})"
 
     @classmethod
     def from_array(
