@@ -145,7 +145,7 @@ def test_pictures_are_refused(tmp_path):
     tifffile.imwrite(tmp_path / "rgb.tif", voxels((4, 5, 6, 3), np.uint8), photometric="rgb")
     with pytest.raises(InputError, match="RGB"):
         read_volume(tmp_path / "rgb.tif")
-    tifffile.imwrite(tmp_path / "complex.tif", voxels(dtype=np.complex64))
+    tifffile.imwrite(tmp_path / "complex.tif", voxels(dtype=np.complex64), photometric="minisblack")
     with pytest.raises(InputError, match="complex"):
         read_volume(tmp_path / "complex.tif")
 

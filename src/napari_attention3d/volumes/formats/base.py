@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import logging
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -36,6 +37,8 @@ __all__ = [
 _GZIP_RATIO = 1040
 """Deflate never packs tighter than 1 : 1032."""
 _CHUNK = 1 << 24
+_LOGGERS = ("nibabel.global", "tifffile")
+_MOST_NOTES = 4
 
 
 class Format(ABC):
@@ -78,7 +81,7 @@ def stem(path: Path, suffixes: Sequence[str]) -> str:
 
 
 @contextmanager
-def reading(path: Path, kind: str) -> Iterator[None]:
+def reading(path: Path, kind: str) -> Iterator[list[str]]:
     """Turn whatever goes wrong in reading a file into one line with the next step.
 
     Parameters
@@ -88,6 +91,12 @@ def reading(path: Path, kind: str) -> Iterator[None]:
     kind
         What it should be ("NIfTI file").
 
+    Yields
+    ------
+    list of str
+        Fills with notes on what nibabel or tifffile found odd in the file; they would
+        else print it.
+
     Raises
     ------
     VolumeFormatError
@@ -95,7 +104,8 @@ def reading(path: Path, kind: str) -> Iterator[None]:
     """
     _check_file(path)
     try:
-        yield
+        with _heard() as notes:
+            yield notes
     except Attention3DError:
         raise
     except PermissionError as error:
@@ -115,6 +125,27 @@ def reading(path: Path, kind: str) -> Iterator[None]:
             f"{path.name} is damaged or not a {kind} ({_first_line(error)}); copy it again or "
             "convert it anew"
         ) from error
+
+
+@contextmanager
+def _heard() -> Iterator[list[str]]:
+    """Collect what the libraries log, the first few lines of it, instead of printing it."""
+    notes: list[str] = []
+
+    def hear(record: logging.LogRecord) -> bool:
+        lines = record.getMessage().strip().splitlines()
+        if lines and record.levelno >= logging.WARNING and len(notes) < _MOST_NOTES:
+            notes.append(f"odd in the file: {lines[0][:160]}")
+        return False
+
+    loggers = [logging.getLogger(name) for name in _LOGGERS]
+    for logger in loggers:
+        logger.addFilter(hear)
+    try:
+        yield notes
+    finally:
+        for logger in loggers:
+            logger.removeFilter(hear)
 
 
 def _check_file(path: Path) -> None:

@@ -27,7 +27,7 @@ class MgzFormat(Format):
 
     def read(self, path: Path, *, channel: int | None, time: int | None, lazy: bool) -> Volume:
         """Read a file; see `napari_attention3d.volumes.read_volume`."""
-        with reading(path, "FreeSurfer file"):
+        with reading(path, "FreeSurfer file") as odd:
             header, notes = _read_header(path)
             x, y, z, frames = (int(s) for s in header["dims"])
             block = _frame(path, frames, channel, time)
@@ -39,7 +39,7 @@ class MgzFormat(Format):
             array = raw_voxels(path, (x, y, z, frames), dtype, _OFFSET, lazy=lazy, block=block)
         if array.shape[0] == 1:
             array = array[0]
-        metadata = {"format": "MGH", "notes": notes}
+        metadata = {"format": "MGH", "notes": [*notes, *odd]}
         return Volume(array, grid, stem(path, self.suffixes), (), path, metadata)
 
 

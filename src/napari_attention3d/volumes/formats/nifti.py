@@ -48,7 +48,7 @@ class NiftiFormat(Format):
 
     def read(self, path: Path, *, channel: int | None, time: int | None, lazy: bool) -> Volume:
         """Read a file; see `napari_attention3d.volumes.read_volume`."""
-        with reading(path, "NIfTI file"):
+        with reading(path, "NIfTI file") as odd:
             header = _read_header(path)
             plan = _plan(header, path, channel, time)
             check_voxel_type(header.get_data_dtype(), path.name)
@@ -57,7 +57,7 @@ class NiftiFormat(Format):
             about = _our_extension(header)
         metadata: dict[str, Any] = {
             "format": "NIfTI-2" if header["sizeof_hdr"] == 540 else "NIfTI-1",
-            "notes": [*form.notes, *plan.notes],
+            "notes": [*form.notes, *plan.notes, *odd],
             "nifti": form.record(),
         }
         for key in ("provenance", "kind"):

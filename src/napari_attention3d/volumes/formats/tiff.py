@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,7 +57,7 @@ class TiffFormat(Format):
         """Read a file; see `napari_attention3d.volumes.read_volume`."""
         import tifffile
 
-        with reading(path, "TIFF file"), tifffile.TiffFile(path) as file:
+        with reading(path, "TIFF file") as odd, tifffile.TiffFile(path) as file:
             series = file.series[0]
             _check_whole(file, series, path)
             check_voxel_type(series.dtype, path.name)
@@ -74,7 +75,7 @@ class TiffFormat(Format):
             names = names[layout.channel : layout.channel + 1]
         metadata: dict[str, Any] = {
             "format": f"TIFF ({series.kind})",
-            "notes": [*layout.notes, *notes],
+            "notes": [*layout.notes, *notes, *odd],
         }
         metadata |= {key: about[key] for key in ("kind", "provenance") if key in about}
         return Volume(array, grid, stem(path, self.suffixes), names, path, metadata)
@@ -125,12 +126,32 @@ def _check_whole(file: Any, series: Any, path: Path) -> None:
         )
     if (file.is_shaped and series.kind != "shaped") or (file.is_ome and series.kind != "ome"):
         raise VolumeFormatError(f"{short}its pages are not those that its header names")
+    if _next_page(file) != 0:
+        raise VolumeFormatError(f"{short}only {len(file.pages)} pages are there; copy it again")
+    if file.is_ome:
+        pixels = ome_pixels(file.ome_metadata)[0]
+        told = math.prod(int(pixels.get(f"Size{axis}", 1)) for axis in "XYZCT")
+        if math.prod(series.shape) < told:
+            raise VolumeFormatError(
+                f"{short}it holds {math.prod(series.shape):,} of {told:,} voxels; copy it again"
+            )
     if file.is_imagej:
         told = int((file.imagej_metadata or {}).get("images", 1))
         samples = series.shape[-1] if series.axes.endswith("S") else 1
         held = math.prod(series.shape[:-2]) // samples if samples == 1 else told
         if series.kind == "imagej" and held < told:
             raise VolumeFormatError(f"{short}{held} of {told} pages are there; copy it again")
+
+
+def _next_page(file: Any) -> int:
+    """Where the last page that was found says that another one begins; 0: nowhere."""
+    tiff, handle = file.tiff, file.filehandle
+    offset = file.pages[-1].offset
+    handle.seek(offset)
+    (tags,) = struct.unpack(tiff.tagnoformat, handle.read(tiff.tagnosize))
+    handle.seek(offset + tiff.tagnosize + tags * tiff.tagsize)
+    (following,) = struct.unpack(tiff.offsetformat, handle.read(tiff.offsetsize))
+    return int(following)
 
 
 # ---- reading: axes
