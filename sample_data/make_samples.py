@@ -125,7 +125,7 @@ def nuclei() -> tuple[Volume, Volume]:
     """Confocal stack (uint8) and its instances (uint8), 32 x 96 x 96 voxels in um."""
     rng = np.random.default_rng(SEED + 1)
     shape, spacing = (32, 96, 96), np.array((1.0, 0.4, 0.4))
-    grid = Geometry.from_spacing(shape, spacing, unit="um")
+    grid = Geometry.from_spacing(shape, spacing.tolist(), unit="um")
     index = np.stack(np.meshgrid(*[np.arange(s) for s in shape], indexing="ij"), -1)
     world = index * spacing
     labels = np.zeros(shape, np.uint8)
