@@ -71,11 +71,13 @@ def test_settings_match_the_manifest(manifest):
 
     from napari_attention3d.widgets.settings import SegmentSettings
 
-    section = manifest.contributions.configuration["segment"] if isinstance(
-        getattr(manifest.contributions, "configuration", None), dict
-    ) else yaml.safe_load((REPOSITORY / "napari.yaml").read_text())["contributions"][
-        "configurations"
-    ]["segment"]
+    section = (
+        manifest.contributions.configuration["segment"]
+        if isinstance(getattr(manifest.contributions, "configuration", None), dict)
+        else yaml.safe_load((REPOSITORY / "napari.yaml").read_text())["contributions"][
+            "configurations"
+        ]["segment"]
+    )
     properties = section["properties"]
     assert {k: v["default"] for k, v in properties.items()} == asdict(SegmentSettings())
 
@@ -100,17 +102,18 @@ def test_a_mask_saved_over_an_opened_scan_overlays_it_in_nibabel(tmp_path, codes
     np.testing.assert_allclose(layer.scale, (3, 2, 1))  # upright: S, A, R
     assert [str(u) for u in layer.units] == ["millimeter"] * 3
     labels = viewer.add_labels(
-        (layer.data > 500).astype(np.uint8), metadata=layer.metadata, scale=layer.scale,
-        translate=layer.translate, units=layer.units,
+        (layer.data > 500).astype(np.uint8),
+        metadata=layer.metadata,
+        scale=layer.scale,
+        translate=layer.translate,
+        units=layer.units,
     )
     (written,) = labels.save(str(tmp_path / "mask.nii.gz"), plugin=NAME)
     scan, mask = nib.load(path), nib.load(written)
     assert mask.shape == scan.shape
     np.testing.assert_allclose(mask.affine, scan.affine, atol=1e-5)
     assert np.asanyarray(mask.dataobj).dtype.kind == "u"
-    np.testing.assert_array_equal(
-        np.asanyarray(mask.dataobj), np.asanyarray(scan.dataobj) > 500
-    )
+    np.testing.assert_array_equal(np.asanyarray(mask.dataobj), np.asanyarray(scan.dataobj) > 500)
 
 
 def test_an_image_layer_is_written_where_it_lay(tmp_path):
@@ -176,7 +179,9 @@ def test_labels_painted_by_hand_over_a_turned_scan_are_saved_on_its_grid(
     viewer = make_napari_viewer()
     (layer,) = viewer.open(path, plugin=NAME)
     labels = viewer.add_labels(
-        (layer.data > 500).astype(np.uint8), scale=layer.scale, translate=layer.translate,
+        (layer.data > 500).astype(np.uint8),
+        scale=layer.scale,
+        translate=layer.translate,
         units=layer.units,
     )
     (written,) = labels.save(str(tmp_path / "mask.nii.gz"), plugin=NAME)

@@ -332,10 +332,12 @@ def _gather(
         **describe_run(volume, setup, prepared, prediction),
     }
     about = {"provenance": provenance, "classes": [c.model_dump() for c in card.classes]}
+    if "nifti" in volume.metadata:
+        about["nifti"] = volume.metadata["nifti"]  # to be written in the scan's own way
 
-    def place(array: Any, name: str, channels: Sequence[str] = ()) -> Volume:
+    def place(array: Any, name: str, channels: Sequence[str] = (), kind: str = "image") -> Volume:
         title = f"{volume.name} {name}"
-        return Volume(array, geometry, title, tuple(channels), None, about)
+        return Volume(array, geometry, title, tuple(channels), None, {**about, "kind": kind})
 
     attention = map_volumes(
         prediction.maps,
@@ -347,7 +349,7 @@ def _gather(
     )
     shares, doubt = returned.probabilities, returned.uncertainty
     return Segmentation(
-        labels=place(returned.labels, "labels"),
+        labels=place(returned.labels, "labels", kind="labels"),
         probabilities=None if shares is None else place(shares, "probabilities", card.class_names),
         uncertainty=None if doubt is None else place(doubt, "uncertainty"),
         attention=attention,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import permutations, product
 
 import dask.array as da
+import nibabel as nib
 import numpy as np
 import pytest
 from napari.components import ViewerModel
@@ -12,6 +13,7 @@ from napari.layers import Image, Labels
 
 from napari_attention3d.errors import InputError
 from napari_attention3d.geometry import Geometry, Reorientation
+from napari_attention3d.volumes import read_volume, write_volume
 from napari_attention3d.volumes.volume import Volume
 from napari_attention3d.widgets.layers import (
     KEY,
@@ -251,3 +253,21 @@ def test_files_of_others_open_as_what_their_name_says(name, dtype, expected):
     assert kind == expected
     ((_, _, told),) = volume_to_layer_data(volume.replace(metadata={"kind": "image"}))
     assert told == "image"
+
+
+def test_a_saved_mask_repeats_the_scans_forms(tmp_path):
+    """Codes and both matrices of the scan's header, also where they disagree."""
+    affine = np.diag([1.0, 2, 3, 1])
+    image = nib.Nifti1Image(np.zeros((6, 5, 4), np.int16), affine)
+    image.set_sform(affine, 4)
+    moved = affine.copy()
+    moved[0, 3] = 9
+    image.set_qform(moved, 1)
+    nib.save(image, tmp_path / "scan.nii.gz")
+    ((data, keywords, _),) = volume_to_layer_data(read_volume(tmp_path / "scan.nii.gz"))
+    source = layer_to_volume(Image(data, **keywords))
+    mask = Labels(np.ones(data.shape, np.uint8), metadata=source.record(), **source.transform)
+    write_volume(tmp_path / "mask.nii.gz", layer_to_volume(mask).volume)
+    mine, theirs = (nib.load(tmp_path / f"{n}.nii.gz").header for n in ("mask", "scan"))
+    for field in ("sform_code", "qform_code", "srow_x", "qoffset_x", "pixdim", "xyzt_units"):
+        assert np.array_equal(np.atleast_1d(mine[field])[:4], np.atleast_1d(theirs[field])[:4])

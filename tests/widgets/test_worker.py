@@ -56,8 +56,14 @@ def _out_of_memory():
 
 @pytest.mark.parametrize(
     "error",
-    [lambda: RuntimeError("x"), lambda: ValueError("x"), lambda: MemoryError(), _out_of_memory,
-     lambda: SystemExit(3), lambda: KeyboardInterrupt()],
+    [
+        lambda: RuntimeError("x"),
+        lambda: ValueError("x"),
+        lambda: MemoryError(),
+        _out_of_memory,
+        lambda: SystemExit(3),
+        lambda: KeyboardInterrupt(),
+    ],
 )
 @pytest.mark.parametrize("steps", [None, 0, 2])
 def test_any_error_at_any_point_is_reported_and_the_thread_lives_on(runner, qtbot, error, steps):

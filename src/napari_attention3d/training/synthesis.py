@@ -169,18 +169,18 @@ class Synthesiser:
     ) -> tuple[Tensor, Tensor, bool]:
         """Remove what is not brain, as skull-stripping does, from a share of the scans."""
         device = image.device
-        stripped, margin = _uniform(2, generator, device).tolist()
+        stripped, kind, margin, depth = _uniform(4, generator, device).tolist()
         if stripped >= self.contrast.stripped:
             return image, rows, False
         keep = ~self.extra.to(device)[rows.int()]
-        reach = round(margin * 5 / min(self.spacing))
-        # Tools cut the outer liquor at some distance from the brain; reach 0 keeps all.
-        if reach > 0:
+        # Tools cut close to the brain (most do), at some distance, or keep all liquor.
+        if kind > 0.15:
+            reach = 0 if kind < 0.6 else round(margin * 5 / min(self.spacing))
+            fill = 1 + round(2 * depth)
             brain = self.inner.to(device)[rows.int()].float()[None, None]
-            near = nnf.max_pool3d(brain, 2 * reach + 1, 1, reach)
-            # Closing: deep liquor (ventricles, fissures) stays.
-            wide = nnf.max_pool3d(near, 5, 1, 2)
-            keep &= (-nnf.max_pool3d(-wide, 5, 1, 2))[0, 0] > 0
+            # Closing: deep liquor (ventricles, sulci up to some width) stays.
+            wide = _dilate(brain, reach + fill)
+            keep &= (1 - _dilate(1 - wide, fill))[0, 0] > 0
         return image * keep, rows * keep, True
 
     # ---- how well it was scanned
@@ -222,6 +222,11 @@ class Synthesiser:
         top = image.amax().clamp_min(1e-6)
         image = (image / top) ** math.exp(c.gamma * (2 * draws[6] - 1))
         return image[0, 0]
+
+
+def _dilate(mask: Tensor, reach: int) -> Tensor:
+    """Grow a mask (1, 1, Z, Y, X) of 0 and 1 by a cube of `reach` voxels."""
+    return nnf.max_pool3d(mask, 2 * reach + 1, 1, reach) if reach > 0 else mask
 
 
 def _uniform(count: int, generator: torch.Generator, device: torch.device) -> Tensor:

@@ -72,6 +72,8 @@ class LayerSource:
             "geometry": geometry_to_dict(self.volume.geometry),
             "shown": geometry_to_dict(self.shown),
         }
+        if "nifti" in self.volume.metadata:
+            entry["nifti"] = self.volume.metadata["nifti"]
         if provenance is not None:
             entry["provenance"] = dict(provenance)
         return {KEY: entry}
@@ -177,6 +179,8 @@ def volume_to_layer_data(volume: Volume, *, kind: str | None = None) -> list[Lay
         entry["source"] = str(volume.source)
     if volume.notes:
         entry["notes"] = list(volume.notes)
+    if "nifti" in volume.metadata:
+        entry["nifti"] = volume.metadata["nifti"]
     result: list[LayerData] = []
     for index in range(volume.n_channels):
         array = volume.array[index] if volume.array.ndim == 4 else volume.array
@@ -335,7 +339,7 @@ def meta_to_source(
         true,
         name,
         source=Path(entry["source"]) if "source" in entry else None,
-        metadata={k: entry[k] for k in ("provenance", "notes") if k in entry},
+        metadata={k: entry[k] for k in ("provenance", "notes", "nifti") if k in entry},
     )
     return LayerSource(volume, turn, shown, transform)
 

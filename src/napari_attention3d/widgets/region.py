@@ -16,9 +16,7 @@ __all__ = ["region_in_view"]
 Region = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 
 
-def region_in_view(
-    viewer: Any, layer: Layer, source: LayerSource, depth: float
-) -> Region | None:
+def region_in_view(viewer: Any, layer: Layer, source: LayerSource, depth: float) -> Region | None:
     """Index ranges (z, y, x) in the volume's own array of what the 2D canvas shows.
 
     Parameters

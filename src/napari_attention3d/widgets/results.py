@@ -109,9 +109,7 @@ def _attention_plan(
     return _plan(f"attention:{name}", "image", volume, source, result, keywords)
 
 
-def _probability_plans(
-    result: Segmentation, source: LayerSource, head: str
-) -> list[LayerPlan]:
+def _probability_plans(result: Segmentation, source: LayerSource, head: str) -> list[LayerPlan]:
     volume = result.probabilities
     assert volume is not None
     plans = []

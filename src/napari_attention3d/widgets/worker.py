@@ -231,9 +231,7 @@ def _stop_all() -> None:
         runner.join(timeout=5.0)
 
 
-def _work(
-    jobs: queue.SimpleQueue[Run | None], post: Callable[[Run, str, Any], None]
-) -> None:
+def _work(jobs: queue.SimpleQueue[Run | None], post: Callable[[Run, str, Any], None]) -> None:
     while True:
         run = jobs.get()
         if run is None:
