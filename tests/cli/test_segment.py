@@ -168,7 +168,11 @@ def test_region():
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 def test_ctrl_c_cancels_and_leaves_nothing(tmp_path, tiny_model, scan_maker):
     scan = scan_maker(tmp_path / "scan.nii.gz", shape=(120, 160, 160))
-    code = "from napari_attention3d.cli import main; main()"
+    # As in a terminal: a shell's background jobs, which a test run may be, ignore SIGINT.
+    code = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "from napari_attention3d.cli import main; main()"
+    )
     words = ["segment", str(scan), "-m", str(tiny_model), "--json"]
     with subprocess.Popen(
         [sys.executable, "-c", code, *words],

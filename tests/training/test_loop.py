@@ -37,7 +37,8 @@ def test_leaves_model_log_and_checkpoint(synthesis_config, tmp_path):
     model = load_model(output)
     assert model.card.class_names == ["background", "shell", "core"]
     assert model.card.metrics["validation_mean_dice"] == pytest.approx(result.score, abs=1e-3)
-    rows = list(csv.DictReader(result.log.open()))
+    with result.log.open() as file:
+        rows = list(csv.DictReader(file))
     assert [int(r["step"]) for r in rows] == [1, 2, 3, 4]
     assert [bool(r["val_dice"]) for r in rows] == [False, True, False, True]
     assert all(np.isfinite(float(r["loss"])) for r in rows)
