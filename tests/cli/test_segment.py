@@ -34,6 +34,7 @@ def test_everything_at_once_into_a_folder(run, scan, tiny_model, tmp_path):
     assert report["status"] == "done"
     assert report["device"] == "cpu"
     assert report["provenance"]["model"]["name"] == "tiny"
+    assert "calibration" not in report["provenance"]
     files = {Path(report["labels"]), Path(report["probabilities"]), Path(report["uncertainty"])}
     files |= {Path(path) for path in report["attention"].values()}
     assert report["attention"]

@@ -241,7 +241,8 @@ def _segment_file(
         "seconds": round(result.seconds, 3),
         "device": result.device,
         "warnings": list(result.warnings),
-        "provenance": result.provenance,
+        # The norms' statistics, thousands of numbers, are in the file that was written.
+        "provenance": {k: v for k, v in result.provenance.items() if k != "calibration"},
     }
 
 
