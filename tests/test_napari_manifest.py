@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fnmatch import fnmatch
+from importlib import import_module
 from pathlib import Path
 
 import nibabel as nib
@@ -35,6 +36,13 @@ def test_the_installed_manifest_is_the_top_level_one(manifest):
 
 def test_every_command_can_be_imported(manifest):
     manifest.validate_imports()
+    for command in manifest.contributions.commands:
+        assert callable(_target(command)), command.id
+
+
+def _target(command):
+    module, name = command.python_name.split(":")
+    return getattr(import_module(module), name)
 
 
 def test_every_contribution_names_a_command_that_exists(manifest):
