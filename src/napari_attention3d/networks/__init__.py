@@ -3,12 +3,14 @@
 from .additive_attention_unet import AdditiveAttentionUNet
 from .attention_unet import AttentionUNet
 from .base import MapSpec, NetworkOutput, SegmentationNetwork
+from .guided_attention import GuidedAttentionNet
 from .norm import ScanNorm3d, calibrating, clear_calibration, load_calibration, read_calibration
 from .registry import build_network, network_names, network_presets, register
 
 __all__ = [
     "AdditiveAttentionUNet",
     "AttentionUNet",
+    "GuidedAttentionNet",
     "MapSpec",
     "NetworkOutput",
     "ScanNorm3d",

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from .guided_module import GuidanceTrace
 
 __all__ = ["MapSpec", "NetworkOutput", "SegmentationNetwork"]
 
@@ -25,17 +28,20 @@ class MapSpec:
     stride, offset
         Voxel ``j`` of the map is centred on input voxel ``stride * j + offset`` (z, y, x).
     value_range
-        Smallest and largest possible value.
+        Smallest and largest possible value; None: no bound.
     description
         What it means, in one sentence.
+    primary
+        Whether it is among those that "all maps" means; the others are asked for by name.
     """
 
     name: str
     title: str
     stride: tuple[int, int, int]
     offset: tuple[float, float, float]
-    value_range: tuple[float, float] = (0.0, 1.0)
+    value_range: tuple[float, float | None] = (0.0, 1.0)
     description: str = ""
+    primary: bool = True
 
 
 class NetworkOutput(NamedTuple):
@@ -49,11 +55,14 @@ class NetworkOutput(NamedTuple):
         By `MapSpec.name`: (B, 1, z, y, x); empty unless asked for.
     side_logits
         Deep-supervision logits at the size of their level, finest first; empty in eval.
+    trace
+        In training, what the losses of guided attention compare; None otherwise.
     """
 
     logits: Tensor
     maps: dict[str, Tensor]
     side_logits: tuple[Tensor, ...]
+    trace: GuidanceTrace | None = None
 
 
 class SegmentationNetwork(nn.Module):

@@ -1,0 +1,206 @@
+"""The guided attention module and its semantic autoencoder (Sinha & Dolz 2019, Fig. 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as nnf
+
+from .blocks import ConvNormAct, Norm, Size3, norm_layer
+from .self_attention import (
+    ChannelAttention,
+    ChannelMode,
+    Combine,
+    PositionAttention,
+    PositionRecord,
+)
+
+__all__ = ["GuidanceTrace", "GuidedModule", "SemanticAutoencoder", "magnitude"]
+
+
+class GuidanceTrace(NamedTuple):
+    """What the guided and reconstruction losses compare; each as ``[step][scale]``.
+
+    Attributes
+    ----------
+    inputs
+        (B, 2C, z, y, x): features and guide.
+    latents
+        Codes z of the semantic autoencoder, at a quarter of the grid.
+    reconstructions
+        R, of the inputs' shape.
+    """
+
+    inputs: tuple[tuple[Tensor, ...], ...]
+    latents: tuple[tuple[Tensor, ...], ...]
+    reconstructions: tuple[tuple[Tensor, ...], ...]
+
+
+class _ScaleNorm(nn.Module):
+    """A norm for each scale: the autoencoder's convolutions are shared, statistics are not.
+
+    A scan-calibrated norm that four scales shared would keep the statistics of the last.
+    Other norms are shared, as published.
+    """
+
+    def __init__(self, norm: Norm, channels: int, scales: int) -> None:
+        super().__init__()
+        count = scales if norm == "instance" else 1
+        self.norms = nn.ModuleList(norm_layer(norm, channels) for _ in range(count))
+
+    def forward(self, x: Tensor, scale: int) -> Tensor:
+        out: Tensor = self.norms[min(scale, len(self.norms) - 1)](x)
+        return out
+
+
+class _Conv(nn.Module):
+    """3x3x3 convolution, norm of the scale, ReLU."""
+
+    def __init__(self, a: int, b: int, norm: Norm, scales: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv3d(a, b, 3, padding=1, bias=False)
+        self.norm = _ScaleNorm(norm, b, scales)
+
+    def forward(self, x: Tensor, scale: int) -> Tensor:
+        return nnf.relu(self.norm(self.conv(x), scale), inplace=True)
+
+
+class _Up(nn.Module):
+    """Transposed 2x2x2 convolution with stride 2 (1 along axes that were not pooled), cropped."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.ConvTranspose3d(channels, channels, 2, stride=2)
+
+    def forward(self, x: Tensor, size: Sequence[int]) -> Tensor:
+        # The pooling rounded up, so that this can only be too large.
+        return self.conv(x)[:, :, : size[0], : size[1], : size[2]]
+
+
+class SemanticAutoencoder(nn.Module):
+    """Encoder-decoder over features and guide; its code is the "semantic" latent z.
+
+    Two levels of two convolutions and 2x2x2 max-pooling, mirrored by transposed
+    convolutions; no activation at the end, since what it rebuilds is signed. One is
+    shared by all scales of a step.
+
+    Parameters
+    ----------
+    channels
+        Of input and reconstruction (2C).
+    multipliers
+        Widths of the two levels in multiples of `channels`; the paper's code has (2, 4).
+    norm
+        As in `blocks`; "instance" keeps statistics for each of `scales`.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        multipliers: Sequence[int] = (1, 2),
+        *,
+        norm: Norm = "instance",
+        scales: int = 4,
+    ) -> None:
+        super().__init__()
+        if len(multipliers) != 2 or min(multipliers) < 1:
+            raise ValueError(f"autoencoder multipliers {tuple(multipliers)} must be two, 1 or more")
+        one, two = (channels * int(m) for m in multipliers)
+        self.enc1 = nn.ModuleList([_Conv(channels, one, norm, scales), _Conv(one, one, norm, scales)])
+        self.enc2 = nn.ModuleList([_Conv(one, two, norm, scales), _Conv(two, two, norm, scales)])
+        self.dec2 = nn.ModuleList([_Conv(two, one, norm, scales), _Conv(one, one, norm, scales)])
+        self.up2 = _Up(one)
+        self.dec1 = nn.ModuleList(
+            [_Conv(one, channels, norm, scales), _Conv(channels, channels, norm, scales)]
+        )
+        self.up1 = _Up(channels)
+
+    def forward(self, x: Tensor, scale: int = 0) -> tuple[Tensor, Tensor]:
+        """Return the code (B, 2C * m2, z/4, y/4, x/4), rounded up, and the reconstruction."""
+        h = self._pool(self._run(self.enc1, x, scale))
+        half = h.shape[2:]
+        code = self._pool(self._run(self.enc2, h, scale))
+        h = self.up2(self._run(self.dec2, code, scale), half)
+        return code, self.up1(self._run(self.dec1, h, scale), x.shape[2:])
+
+    @staticmethod
+    def _run(layers: nn.ModuleList, x: Tensor, scale: int) -> Tensor:
+        for layer in layers:
+            x = layer(x, scale)
+        return x
+
+    @staticmethod
+    def _pool(x: Tensor) -> Tensor:
+        return nnf.max_pool3d(x, 2, 2, ceil_mode=True)
+
+
+class GuidedModule(nn.Module):
+    """One refinement step at one scale.
+
+    ``A = W_8 * ((PAM(in) + CAM(in)) . W_sem * R)``, with ``in = [F'_s, G]`` (2C channels),
+    R its reconstruction, W_sem 3x3x3 (2C to C) and W_8 1x1x1. Each attention stands
+    between two 3x3x3 convolutions with norm and PReLU.
+
+    Parameters
+    ----------
+    channels
+        C.
+    kv_pool, window, combine
+        See `PositionAttention`.
+    channel_attention
+        See `ChannelAttention`.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        norm: Norm,
+        kv_pool: Size3,
+        window: Size3 | None,
+        channel_attention: ChannelMode,
+        combine: Combine,
+    ) -> None:
+        super().__init__()
+
+        def conv(a: int) -> ConvNormAct:
+            return ConvNormAct(a, channels, norm=norm, act="prelu")
+
+        self.position_in, self.position_out = conv(2 * channels), conv(channels)
+        self.channel_in, self.channel_out = conv(2 * channels), conv(channels)
+        self.position = PositionAttention(
+            channels, kv_pool=kv_pool, window=window, combine=combine
+        )
+        self.channel = ChannelAttention(channel_attention, combine=combine)
+        self.semantic = nn.Conv3d(2 * channels, channels, 3, padding=1)
+        self.out = nn.Conv3d(channels, channels, 1)
+
+    def forward(
+        self, x: Tensor, reconstruction: Tensor, keep: list[PositionRecord] | None = None
+    ) -> Tensor:
+        """Refine.
+
+        Parameters
+        ----------
+        x, reconstruction
+            (B, 2C, z, y, x) both.
+        keep
+            See `PositionAttention.forward`.
+
+        Returns
+        -------
+        Tensor
+            (B, C, z, y, x) refined attention features, signed.
+        """
+        position = self.position_out(self.position(self.position_in(x), keep))
+        channel = self.channel_out(self.channel(self.channel_in(x)))
+        refined: Tensor = self.out((position + channel) * self.semantic(reconstruction))
+        return refined
+
+
+def magnitude(attention: Tensor) -> Tensor:
+    """Euclidean norm over the channels: (B, C, z, y, x) to (B, 1, z, y, x) float32."""
+    return torch.linalg.vector_norm(attention.float(), dim=1, keepdim=True)
