@@ -7,7 +7,7 @@ equation beside its name here, and lists where published code differs from the p
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -352,21 +352,21 @@ class GuidedAttentionNet(SegmentationNetwork):
         self, features: Sequence[Tensor], fused: Tensor, keep: dict[str, PositionRecord] | None
     ) -> list[_Step]:
         """Refine every scale, step after step (``in_t = [F'_s, G_t]``)."""
-        steps = [_Step() for _ in range(self.steps)]
-        for scale, feature in enumerate(features):
-            guide = fused
-            modules = self.refine[scale]
-            assert isinstance(modules, nn.ModuleList)
-            for number, (step, module) in enumerate(zip(steps, modules, strict=True)):
-                joined = torch.cat((feature, guide), dim=1)
-                code, rebuilt = self.autoencoders[number](joined, scale)
+        steps = []
+        guides = [fused] * SCALES  # G_1 = F_MS
+        for number in range(self.steps):
+            inputs = [torch.cat(pair, dim=1) for pair in zip(features, guides, strict=True)]
+            # One autoencoder serves all scales: they go through it as one batch.
+            code, rebuilt = self.autoencoders[number](torch.cat(inputs))
+            step = _Step(inputs, code.chunk(SCALES), rebuilt.chunk(SCALES), [])
+            for scale, (x, r) in enumerate(zip(inputs, step.reconstructions, strict=True)):
                 records: list[PositionRecord] | None = None if keep is None else []
-                attention = module(joined, rebuilt, records)
+                step.attention.append(self.refine[scale][number](x, r, records))
                 if keep is not None and records:
                     keep[f"guided-scale-{scale + 1}-step-{number + 1}"] = records[0]
-                step.add(joined, code, rebuilt, attention)
-                weight = attention.sigmoid() if self.attention_act == "sigmoid" else attention
-                guide = weight * fused
+            steps.append(step)
+            squash = torch.sigmoid if self.attention_act == "sigmoid" else torch.nn.Identity()
+            guides = [squash(a) * fused for a in step.attention]  # G_t+1 = A_s^(t) . F_MS
         return steps
 
     def _side(self, logits: Tensor, size: tuple[int, ...]) -> Tensor:
@@ -385,17 +385,10 @@ class GuidedAttentionNet(SegmentationNetwork):
         return maps
 
 
-class _Step:
-    """Tensors of one refinement step, a list entry per scale."""
+class _Step(NamedTuple):
+    """Tensors of one refinement step, an entry per scale."""
 
-    def __init__(self) -> None:
-        self.inputs: list[Tensor] = []
-        self.latents: list[Tensor] = []
-        self.reconstructions: list[Tensor] = []
-        self.attention: list[Tensor] = []
-
-    def add(self, inputs: Tensor, code: Tensor, rebuilt: Tensor, attention: Tensor) -> None:
-        self.inputs.append(inputs)
-        self.latents.append(code)
-        self.reconstructions.append(rebuilt)
-        self.attention.append(attention)
+    inputs: Sequence[Tensor]
+    latents: Sequence[Tensor]
+    reconstructions: Sequence[Tensor]
+    attention: list[Tensor]

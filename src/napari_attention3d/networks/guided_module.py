@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as nnf
 
-from .blocks import ConvNormAct, Norm, Size3, norm_layer
+from .blocks import Conv3d, ConvNormAct, Norm, Size3, norm_layer
 from .self_attention import (
     ChannelAttention,
     ChannelMode,
@@ -51,9 +51,13 @@ class _ScaleNorm(nn.Module):
         count = scales if norm == "instance" else 1
         self.norms = nn.ModuleList(norm_layer(norm, channels) for _ in range(count))
 
-    def forward(self, x: Tensor, scale: int) -> Tensor:
-        out: Tensor = self.norms[min(scale, len(self.norms) - 1)](x)
-        return out
+    def forward(self, x: Tensor) -> Tensor:
+        """(scales * B, C, z, y, x), scale by scale."""
+        if len(self.norms) == 1:
+            out: Tensor = self.norms[0](x)
+            return out
+        parts = x.chunk(len(self.norms))
+        return torch.cat([norm(part) for norm, part in zip(self.norms, parts, strict=True)])
 
 
 class _Conv(nn.Module):
@@ -61,11 +65,11 @@ class _Conv(nn.Module):
 
     def __init__(self, a: int, b: int, norm: Norm, scales: int) -> None:
         super().__init__()
-        self.conv = nn.Conv3d(a, b, 3, padding=1, bias=False)
+        self.conv = Conv3d(a, b, 3, padding=1, bias=False)
         self.norm = _ScaleNorm(norm, b, scales)
 
-    def forward(self, x: Tensor, scale: int) -> Tensor:
-        return nnf.relu(self.norm(self.conv(x), scale), inplace=True)
+    def forward(self, x: Tensor) -> Tensor:
+        return nnf.relu(self.norm(self.conv(x)), inplace=True)
 
 
 class _Up(nn.Module):
@@ -109,32 +113,34 @@ class SemanticAutoencoder(nn.Module):
         if len(multipliers) != 2 or min(multipliers) < 1:
             raise ValueError(f"autoencoder multipliers {tuple(multipliers)} must be two, 1 or more")
         one, two = (channels * int(m) for m in multipliers)
-        self.enc1 = nn.ModuleList([_Conv(channels, one, norm, scales), _Conv(one, one, norm, scales)])
-        self.enc2 = nn.ModuleList([_Conv(one, two, norm, scales), _Conv(two, two, norm, scales)])
-        self.dec2 = nn.ModuleList([_Conv(two, one, norm, scales), _Conv(one, one, norm, scales)])
+
+        def pair(a: int, b: int) -> nn.Sequential:
+            return nn.Sequential(_Conv(a, b, norm, scales), _Conv(b, b, norm, scales))
+
+        self.enc1, self.enc2 = pair(channels, one), pair(one, two)
+        self.dec2, self.dec1 = pair(two, one), pair(one, channels)
         self.up2 = _Up(one)
-        self.dec1 = nn.ModuleList(
-            [_Conv(one, channels, norm, scales), _Conv(channels, channels, norm, scales)]
-        )
         self.up1 = _Up(channels)
 
-    def forward(self, x: Tensor, scale: int = 0) -> tuple[Tensor, Tensor]:
-        """Return the code (B, 2C * m2, z/4, y/4, x/4), rounded up, and the reconstruction."""
-        h = self._pool(self._run(self.enc1, x, scale))
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode and rebuild.
+
+        Parameters
+        ----------
+        x
+            (scales * B, 2C, z, y, x): the batches of all scales, one after the other.
+
+        Returns
+        -------
+        tuple of Tensor
+            The code (scales * B, 2C * m2, z / 4, y / 4, x / 4), sizes rounded up, and
+            the reconstruction, like `x`.
+        """
+        h = nnf.max_pool3d(self.enc1(x), 2, 2, ceil_mode=True)
         half = h.shape[2:]
-        code = self._pool(self._run(self.enc2, h, scale))
-        h = self.up2(self._run(self.dec2, code, scale), half)
-        return code, self.up1(self._run(self.dec1, h, scale), x.shape[2:])
-
-    @staticmethod
-    def _run(layers: nn.ModuleList, x: Tensor, scale: int) -> Tensor:
-        for layer in layers:
-            x = layer(x, scale)
-        return x
-
-    @staticmethod
-    def _pool(x: Tensor) -> Tensor:
-        return nnf.max_pool3d(x, 2, 2, ceil_mode=True)
+        code = nnf.max_pool3d(self.enc2(h), 2, 2, ceil_mode=True)
+        h = self.up2(self.dec2(code), half)
+        return code, self.up1(self.dec1(h), x.shape[2:])
 
 
 class GuidedModule(nn.Module):
@@ -175,7 +181,7 @@ class GuidedModule(nn.Module):
             channels, kv_pool=kv_pool, window=window, combine=combine
         )
         self.channel = ChannelAttention(channel_attention, combine=combine)
-        self.semantic = nn.Conv3d(2 * channels, channels, 3, padding=1)
+        self.semantic = Conv3d(2 * channels, channels, 3, padding=1)
         self.out = nn.Conv3d(channels, channels, 1)
 
     def forward(

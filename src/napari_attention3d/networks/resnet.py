@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as nnf
 
-from .blocks import Activation, Norm, Size3, activation, norm_layer, product, triple
+from .blocks import Activation, Conv3d, Norm, Size3, activation, norm_layer, product, triple
 
 __all__ = ["BLOCKS", "Depth", "ResNetEncoder", "Shortcut", "upsample_centred"]
 
@@ -50,8 +50,8 @@ class ZeroPadShortcut(nn.Module):
         return nnf.pad(x, (0, 0, 0, 0, 0, 0, 0, self.channels - x.shape[1]))
 
 
-def _conv3(a: int, b: int, stride: Size3 = (1, 1, 1), dilation: int = 1) -> nn.Conv3d:
-    return nn.Conv3d(a, b, 3, stride, dilation, dilation, bias=False)
+def _conv3(a: int, b: int, stride: Size3 = (1, 1, 1), dilation: int = 1) -> Conv3d:
+    return Conv3d(a, b, 3, stride, dilation, dilation, bias=False)
 
 
 class BasicBlock(nn.Module):
