@@ -5,6 +5,7 @@ from .attention_unet import AttentionUNet
 from .base import MapSpec, NetworkOutput, SegmentationNetwork
 from .guided_attention import GuidedAttentionNet
 from .norm import ScanNorm3d, calibrating, clear_calibration, load_calibration, read_calibration
+from .oktay_attention_unet import OktayAttentionUNet
 from .registry import build_network, network_names, network_presets, register
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "GuidedAttentionNet",
     "MapSpec",
     "NetworkOutput",
+    "OktayAttentionUNet",
     "ScanNorm3d",
     "SegmentationNetwork",
     "build_network",

@@ -117,7 +117,11 @@ class ScheduleSettings(_Strict):
     class_weights: Literal["none", "sqrt"] = "sqrt"
     """"sqrt": cross-entropy weighted by one over the square root of a class's share."""
     side_loss: float = Field(default=0.5, ge=0)
-    """Weight of each deeper side output relative to the one above it."""
+    """Weight of each deeper side output relative to the one above it (U-Nets)."""
+    guidance: tuple[float, float, float] = (1.0, 0.25, 0.1)
+    """Guided attention: weights of segmentation, guided and reconstruction loss (the paper's)."""
+    detach_targets: bool = False
+    """Guided attention: no gradient into what the last two losses compare with."""
     validate_every: int = Field(default=200, ge=1)
     validation_scans: int = Field(default=2, ge=1)
     checkpoint_every: int = Field(default=100, ge=1)

@@ -25,7 +25,7 @@ from .checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from .config import TrainConfig
 from .data import Sampler, make_sampler
 from .ema import WeightAverage
-from .losses import SegmentationLoss, balanced_weights, class_dice
+from .losses import NetworkLoss, balanced_weights, class_dice, make_loss
 
 __all__ = ["TrainResult", "card_of", "learning_rate", "run_folder", "train_job"]
 
@@ -154,7 +154,7 @@ class Trainer:
         self.autocast = _half_precision(s.precision, self.device)
         self.started = time.monotonic()
         self.sampler: Sampler
-        self.loss: SegmentationLoss
+        self.loss: NetworkLoss
         if restart:
             for name in ("checkpoint.pt", "log.csv"):
                 (self.folder / name).unlink(missing_ok=True)
@@ -163,12 +163,17 @@ class Trainer:
     def prepare(self) -> None:
         """Load the data (slow)."""
         self.sampler = make_sampler(self.config, self.card, self.device)
-        weights = None
-        if self.config.schedule.class_weights == "sqrt":
+        s, weights = self.config.schedule, None
+        if s.class_weights == "sqrt":
             weights = balanced_weights(self.sampler.shares()).to(self.device)
-        self.loss = SegmentationLoss(
-            weights, self.sampler.ignore, self.config.schedule.side_loss
-        ).to(self.device)
+        self.loss = make_loss(
+            self.network,
+            weights,
+            self.sampler.ignore,
+            s.side_loss,
+            guidance=s.guidance,
+            detach_targets=s.detach_targets,
+        )
 
     def advance(self) -> Progress:
         """Do one step, and what is due after it."""
@@ -181,7 +186,7 @@ class Trainer:
         self.network.train()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
             output = self.network(images)
-        loss = self.loss(output.logits, labels, output.side_logits)
+        loss = self.loss(output, labels)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), s.clip)

@@ -1,15 +1,30 @@
-"""Dice + cross-entropy on the output and, more lightly, on the side outputs."""
+"""Losses: Dice + cross-entropy on all outputs; what guided attention adds to it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from monai.losses import DiceLoss
 from torch import Tensor, nn
 from torch.nn import functional as nnf
 
-__all__ = ["SegmentationLoss", "balanced_weights", "shrink_labels"]
+from ..networks import GuidedAttentionNet, NetworkOutput, SegmentationNetwork
+from ..networks.guided_module import GuidanceTrace
+
+__all__ = [
+    "GuidedAttentionLoss",
+    "NetworkLoss",
+    "SegmentationLoss",
+    "SideLoss",
+    "balanced_weights",
+    "class_dice",
+    "guided_loss",
+    "make_loss",
+    "reconstruction_loss",
+    "shrink_labels",
+]
 
 
 def balanced_weights(shares: Tensor) -> Tensor:
@@ -98,6 +113,159 @@ class SegmentationLoss(nn.Module):
         one_hot = nnf.one_hot(truth, logits.shape[1]).movedim(-1, 1).to(logits.dtype)
         overlap: Tensor = self.dice(flat, one_hot)
         return overlap + nnf.cross_entropy(flat, truth, weight=weights)
+
+
+def guided_loss(trace: GuidanceTrace, detach_targets: bool = False) -> Tensor:
+    """``sum_s mean (z_s^t - z_s^(t+1))^2`` between the codes of successive steps (Sinha & Dolz).
+
+    A mean over elements, as in the paper's code, so that its weight does not depend on the
+    resolution. 0 if there is a single step.
+
+    Parameters
+    ----------
+    trace
+        Of the network's output.
+    detach_targets
+        Let no gradient into the earlier step's code. The paper lets it.
+    """
+    total = trace.latents[0][0].new_zeros((), dtype=torch.float32)
+    for before, after in zip(trace.latents, trace.latents[1:], strict=False):
+        for target, code in zip(before, after, strict=True):
+            target = target.detach() if detach_targets else target
+            total = total + nnf.mse_loss(code.float(), target.float())
+    return total
+
+
+def reconstruction_loss(trace: GuidanceTrace, detach_targets: bool = False) -> Tensor:
+    """``sum_s,t mean (in_s^t - R_s^t)^2``: each reconstruction against its own input.
+
+    Parameters
+    ----------
+    trace, detach_targets
+        As in `guided_loss`; targets are the autoencoders' inputs.
+    """
+    total = trace.inputs[0][0].new_zeros((), dtype=torch.float32)
+    for inputs, rebuilt in zip(trace.inputs, trace.reconstructions, strict=True):
+        for target, output in zip(inputs, rebuilt, strict=True):
+            target = target.detach() if detach_targets else target
+            total = total + nnf.mse_loss(output.float(), target.float())
+    return total
+
+
+class GuidedAttentionLoss(nn.Module):
+    """``L = a * sum Seg(outputs) + b * L_guided + c * L_rec`` with a, b, c = 1, 0.25, 0.1.
+
+    The outputs are the side logits of the features and of the refined attention of each
+    scale and, where a refinement head makes the mask more than their mean, the mask.
+
+    Parameters
+    ----------
+    segmentation
+        Loss of one output.
+    grid_stride
+        Voxels between the side logits' where they lie on the attention's grid.
+    final
+        Whether the mask itself is scored.
+    weights
+        (a, b, c).
+    detach_targets
+        See `guided_loss`.
+    """
+
+    def __init__(
+        self,
+        segmentation: SegmentationLoss,
+        grid_stride: Sequence[int],
+        *,
+        final: bool,
+        weights: tuple[float, float, float] = (1.0, 0.25, 0.1),
+        detach_targets: bool = False,
+    ) -> None:
+        super().__init__()
+        self.segmentation, self.final = segmentation, final
+        self.grid_stride = tuple(int(s) for s in grid_stride)
+        self.weights, self.detach_targets = weights, detach_targets
+
+    def forward(self, output: NetworkOutput, labels: Tensor) -> Tensor:
+        """Loss of a batch; in evaluation mode that of the mask alone.
+
+        Parameters
+        ----------
+        output
+            Of a `GuidedAttentionNet`.
+        labels
+            (B, Z, Y, X) integer.
+        """
+        total = output.logits.new_zeros((), dtype=torch.float32)
+        if self.final or not output.side_logits:
+            total = total + self._one(output.logits, labels)
+        for side in output.side_logits:
+            total = total + self._one(side, labels)
+        total = self.weights[0] * total
+        if output.trace is not None:
+            guided = guided_loss(output.trace, self.detach_targets)
+            rebuilt = reconstruction_loss(output.trace, self.detach_targets)
+            total = total + self.weights[1] * guided + self.weights[2] * rebuilt
+        return total
+
+    def _one(self, logits: Tensor, labels: Tensor) -> Tensor:
+        if logits.shape[2:] != labels.shape[1:]:
+            # Voxel j of the grid lies on voxel stride * j: no interpolation is needed.
+            z, y, x = self.grid_stride
+            labels = labels[:, ::z, ::y, ::x]
+        loss: Tensor = self.segmentation(logits, labels)
+        return loss
+
+
+class SideLoss(nn.Module):
+    """`SegmentationLoss` of a network's output and side outputs."""
+
+    def __init__(self, segmentation: SegmentationLoss) -> None:
+        super().__init__()
+        self.segmentation = segmentation
+
+    def forward(self, output: NetworkOutput, labels: Tensor) -> Tensor:
+        """Loss of a batch; labels (B, Z, Y, X)."""
+        loss: Tensor = self.segmentation(output.logits, labels, output.side_logits)
+        return loss
+
+
+class NetworkLoss(Protocol):
+    """A network's training loss."""
+
+    def __call__(self, output: NetworkOutput, labels: Tensor) -> Tensor:
+        """Scalar loss of a batch; labels (B, Z, Y, X)."""
+
+
+def make_loss(
+    network: SegmentationNetwork,
+    class_weights: Tensor | None = None,
+    ignore: int | None = None,
+    side: float = 0.5,
+    *,
+    guidance: tuple[float, float, float] = (1.0, 0.25, 0.1),
+    detach_targets: bool = False,
+) -> NetworkLoss:
+    """Return the training loss that a network calls for.
+
+    Parameters
+    ----------
+    network
+        Registered or not.
+    class_weights, ignore, side
+        See `SegmentationLoss`.
+    guidance, detach_targets
+        See `GuidedAttentionLoss`; only guided attention uses them.
+    """
+    if isinstance(network, GuidedAttentionNet):
+        return GuidedAttentionLoss(
+            SegmentationLoss(class_weights, ignore),
+            network.grid_stride,
+            final=network.head is not None,
+            weights=guidance,
+            detach_targets=detach_targets,
+        )
+    return SideLoss(SegmentationLoss(class_weights, ignore, side))
 
 
 def class_dice(prediction: Tensor, labels: Tensor, classes: int, ignore: int | None) -> Tensor:
