@@ -1,4 +1,4 @@
-"""``napari-attention3d models``: which models there are, and what each one is."""
+"""``napari-attention3d models``: which models there are, what each one is, more of them."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from typing import Annotated, Any
 import typer
 
 from .common import JsonOption, print_json
+from .models_import import import_command
 
 __all__ = ["app"]
 
-app = typer.Typer(help="List the models, or show one's card.", no_args_is_help=True)
+app = typer.Typer(help="List the models, show one's card, import weights.", no_args_is_help=True)
+
+app.command("import")(import_command)
 
 
 @app.command("list")

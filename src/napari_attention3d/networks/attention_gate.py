@@ -44,6 +44,8 @@ class GridGate(nn.Module):
         such that they pass everything").
     align_corners
         True only for weights trained with torch <= 0.3.
+    out_bias
+        Whether W_out has a bias, as in the authors' code; a norm takes it out again.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class GridGate(nn.Module):
         out_transform: bool = True,
         psi_bias: float = 3.0,
         align_corners: bool = False,
+        out_bias: bool = False,
     ) -> None:
         super().__init__()
         inner = inner_channels or skip_channels
@@ -65,7 +68,7 @@ class GridGate(nn.Module):
         self.psi = nn.Conv3d(inner, 1, 1)
         self.out = (
             nn.Sequential(
-                nn.Conv3d(skip_channels, skip_channels, 1, bias=False),
+                nn.Conv3d(skip_channels, skip_channels, 1, bias=out_bias),
                 norm_layer(norm, skip_channels),
             )
             if out_transform
