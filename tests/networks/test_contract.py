@@ -17,6 +17,7 @@ from napari_attention3d.networks import (
 SMALL = {
     "attention-unet": {"channels": (4, 8, 8)},
     "additive-attention-unet": {"channels": (4, 8, 8)},
+    "guided-attention": {"widths": (4, 4, 8, 8), "features": 8, "head_width": 4},
     "oktay-attention-unet": {"channels": (4, 8, 8)},
 }
 SIZES = [(9, 9, 9), (17, 20, 32), (33, 31, 15), (4, 4, 4), (1, 2, 3)]

@@ -14,7 +14,7 @@ from ..inference.tiling import Box
 from ..networks.base import MapSpec
 from ..volumes.volume import Volume
 
-__all__ = ["choose_maps", "map_volumes"]
+__all__ = ["choose_maps", "display_range", "map_volumes"]
 
 
 def choose_maps(request: bool | Sequence[str], specs: Mapping[str, MapSpec]) -> tuple[str, ...]:
@@ -23,7 +23,7 @@ def choose_maps(request: bool | Sequence[str], specs: Mapping[str, MapSpec]) -> 
     Parameters
     ----------
     request
-        True for all, False for none, or names.
+        True for all primary ones, False for none, or names.
     specs
         What the network can return.
 
@@ -33,7 +33,7 @@ def choose_maps(request: bool | Sequence[str], specs: Mapping[str, MapSpec]) -> 
         If the network has no such map.
     """
     if isinstance(request, bool):
-        return tuple(specs) if request else ()
+        return tuple(name for name, spec in specs.items() if spec.primary) if request else ()
     unknown = [name for name in request if name not in specs]
     if unknown:
         raise InputError(
@@ -41,6 +41,30 @@ def choose_maps(request: bool | Sequence[str], specs: Mapping[str, MapSpec]) -> 
             f"it has: {', '.join(specs) if specs else 'none'}"
         )
     return tuple(name for name in specs if name in set(request))
+
+
+def display_range(
+    array: npt.NDArray[np.float32], value_range: tuple[float, float | None]
+) -> tuple[float, float]:
+    """Contrast limits of a map: its stated range or, where that is open, what it holds.
+
+    Parameters
+    ----------
+    array
+        The whole stitched map, any shape: limits per tile would show as seams.
+    value_range
+        Of its `MapSpec`.
+
+    Returns
+    -------
+    tuple of float
+        The stated range, or the 1st and 99th percentile if it has no upper end.
+    """
+    low, high = value_range
+    if high is not None:
+        return float(low), float(high)
+    p1, p99 = (float(v) for v in np.percentile(array, (1, 99)))
+    return (p1, p99) if p99 > p1 else (p1, p1 + 1.0)
 
 
 def map_volumes(

@@ -66,7 +66,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "small": {"depth": 10, "widths": (16, 32, 64, 128), "features": 16, "kv_pool": 2, "head_width": 8},
+    "small": {
+        "depth": 10,
+        "widths": (16, 32, 64, 128),
+        "features": 16,
+        "kv_pool": 2,
+        "head_width": 8,
+    },
     "base": {"depth": 18, "widths": (32, 64, 128, 256), "features": 32, "kv_pool": 2},
     "large": {"depth": 18, "widths": (64, 128, 256, 512), "features": 64, "autoencoder": (2, 4)},
     "paper": {"variant": "paper", "depth": 50, "widths": (64, 128, 256, 512)},

@@ -177,9 +177,7 @@ class GuidedModule(nn.Module):
 
         self.position_in, self.position_out = conv(2 * channels), conv(channels)
         self.channel_in, self.channel_out = conv(2 * channels), conv(channels)
-        self.position = PositionAttention(
-            channels, kv_pool=kv_pool, window=window, combine=combine
-        )
+        self.position = PositionAttention(channels, kv_pool=kv_pool, window=window, combine=combine)
         self.channel = ChannelAttention(channel_attention, combine=combine)
         self.semantic = Conv3d(2 * channels, channels, 3, padding=1)
         self.out = nn.Conv3d(channels, channels, 1)

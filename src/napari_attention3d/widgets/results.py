@@ -97,12 +97,14 @@ def _labels_plan(result: Segmentation, source: LayerSource, head: str) -> LayerP
 def _attention_plan(
     name: str, volume: Volume, source: LayerSource, result: Segmentation, head: str, finest: bool
 ) -> LayerPlan:
+    from ..attention import display_range  # needs torch, which is loaded by now
+
     spec = volume.metadata.get("map", {})
-    low, high = (float(v) for v in spec.get("value_range", (0.0, 1.0)))
+    low, high = spec.get("value_range", (0.0, 1.0))
     keywords = {
         "name": f"{head} · {spec.get('title', name)}",
         "colormap": "magma",
-        "contrast_limits": (low, high),
+        "contrast_limits": display_range(np.asarray(volume.array), (low, high)),
         "opacity": 0.4,  # a gate that lets all through is 1: the scan must stay visible
         "visible": finest,
     }

@@ -104,13 +104,13 @@ class SegmentForm(QWidget):
         if not self.attention_box.isChecked():
             return False
         items = [self.maps_list.item(i) for i in range(self.maps_list.count())]
+        if not items:  # the model has not said yet which it has
+            return True
         wanted = [
             str(item.data(Qt.ItemDataRole.UserRole))
             for item in items
             if item is not None and item.checkState() == Qt.CheckState.Checked
         ]
-        if len(wanted) == len(items):
-            return True
         return tuple(wanted) if wanted else False
 
     # ---- what can be chosen
@@ -177,20 +177,20 @@ class SegmentForm(QWidget):
         if "auto" in reasons:
             self.device_combo.setToolTip(f"Automatic choice: {reasons['auto']}")
 
-    def set_maps(self, maps: Sequence[tuple[str, str]]) -> None:
-        """Fill the list of attention maps; all are chosen at first."""
+    def set_maps(self, maps: Sequence[tuple[str, str, bool]]) -> None:
+        """Fill the list of attention maps (name, title, whether it is chosen at first)."""
         known = [
             self.maps_list.item(i).data(Qt.ItemDataRole.UserRole)
             for i in range(self.maps_list.count())
         ]
-        if known == [name for name, _ in maps]:
+        if known == [name for name, _, _ in maps]:
             return
         self.maps_list.blockSignals(True)
         self.maps_list.clear()
-        for name, title in maps:
+        for name, title, chosen in maps:
             item = QListWidgetItem(title)
             item.setData(Qt.ItemDataRole.UserRole, name)
-            item.setCheckState(Qt.CheckState.Checked)
+            item.setCheckState(Qt.CheckState.Checked if chosen else Qt.CheckState.Unchecked)
             self.maps_list.addItem(item)
         rows = max(1, min(5, len(maps)))
         self.maps_list.ensurePolished()
@@ -235,7 +235,7 @@ class SegmentForm(QWidget):
         self.attention_box = _box(
             "Attention maps",
             settings.attention,
-            "Show where the network looked, one layer per attention gate",
+            "Show where the network looked, one layer per attention map",
         )
         self.maps_list = QListWidget()
         self.maps_list.setToolTip("Which attention maps to keep")

@@ -42,8 +42,8 @@ class Outlook:
     """What a run would do."""
 
     text: str
-    maps: list[tuple[str, str]]
-    """Name and title of the attention maps that the model can show."""
+    maps: list[tuple[str, str, bool]]
+    """Attention maps that the model can show: name, title, whether a first look wants it."""
     patch_size: tuple[int, int, int]
 
 
@@ -106,7 +106,7 @@ def look_ahead(
     from ..session import preflight
 
     model = shelf.get(model_ref)
-    maps = [(spec.name, spec.title) for spec in model.network.map_specs.values()]
+    maps = [(s.name, s.title, s.primary) for s in model.network.map_specs.values()]
     plan = preflight(source.volume, model, options)
     return Outlook(plan.text, maps, model.card.patch_size)
 
