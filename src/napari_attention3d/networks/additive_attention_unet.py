@@ -161,9 +161,10 @@ class AdditiveAttentionUNet(SegmentationNetwork):
     def forward(self, x: Tensor, return_maps: bool = False) -> NetworkOutput:
         """Segment a batch of any size; see `NetworkOutput`."""
         size = tuple(x.shape[2:])
-        # Two voxels at the deepest level: batch statistics over one do not exist.
+        # Two voxels at the deepest level where a norm measures: over one there is no variance.
+        least = 2 if self.training or self.norm != "batch" else 1
         smallest = tuple(
-            2 * s if n > 1 or s > 1 else 1 for s, n in zip(self.total_stride, size, strict=True)
+            least * s if n > 1 or s > 1 else 1 for s, n in zip(self.total_stride, size, strict=True)
         )
         x = pad_to_multiple(x, self.total_stride, (smallest[0], smallest[1], smallest[2]))
         skips: list[Tensor] = []
