@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from napari_attention3d.errors import InputError
+from napari_attention3d.models import ModelCard, load_model, save_model
+from napari_attention3d.models.card import Channel, SegmentationClass
 from napari_attention3d.networks import (
     ScanNorm3d,
     build_network,
@@ -13,14 +17,26 @@ from napari_attention3d.networks import (
     network_presets,
     register,
 )
+from napari_attention3d.training.losses import make_loss
 
+GUIDED = {"widths": (4, 4, 8, 8), "features": 8, "head_width": 4}
 SMALL = {
     "attention-unet": {"channels": (4, 8, 8)},
     "additive-attention-unet": {"channels": (4, 8, 8)},
-    "guided-attention": {"widths": (4, 4, 8, 8), "features": 8, "head_width": 4},
+    "guided-attention": {**GUIDED, "variant": "refined"},
+    "guided-attention/paper": {**GUIDED, "variant": "paper", "head_width": 0},
+    "guided-attention/simplified": {**GUIDED, "variant": "simplified"},
+    "guided-attention/windows": {**GUIDED, "window": 4, "channel_attention": "danet"},
     "oktay-attention-unet": {"channels": (4, 8, 8)},
 }
 SIZES = [(9, 9, 9), (17, 20, 32), (33, 31, 15), (4, 4, 4), (1, 2, 3)]
+
+
+def turn(value, order):
+    """Permute one triple, or each of a list."""
+    if isinstance(value, list):
+        return [turn(v, order) for v in value]
+    return tuple(value[i] for i in order)
 
 
 @pytest.fixture(params=network_names())
@@ -28,14 +44,20 @@ def name(request):
     return request.param
 
 
-def small(name, **config):
+@pytest.fixture(params=sorted({*network_names(), *SMALL}))
+def case(request):
+    """A network, or one of its variants."""
+    return request.param
+
+
+def small(case, **config):
     torch.manual_seed(0)
-    return build_network(name, **{**SMALL[name], **config})
+    return build_network(case.split("/")[0], **{**SMALL[case], **config})
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_any_size(name, size):
-    network = small(name, in_channels=2, num_classes=3).eval()
+def test_any_size(case, size):
+    network = small(case, in_channels=2, num_classes=3).eval()
     with torch.no_grad():
         out = network(torch.randn(1, 2, *size), return_maps=True)
     assert out.logits.shape == (1, 3, *size)
@@ -46,30 +68,29 @@ def test_any_size(name, size):
         assert value.shape == (1, 1, *expected)
         low, high = spec.value_range
         assert value.min() >= low
-        assert value.max() <= high
+        assert high is None or value.max() <= high
         assert torch.isfinite(value).all()
 
 
-def test_every_parameter_gets_a_gradient_at_batch_one(name):
-    network = small(name).train()
-    out = network(torch.randn(1, 1, 16, 16, 16))
-    loss = out.logits.square().mean() + sum(s.square().mean() for s in out.side_logits)
-    loss.backward()
+def test_every_parameter_gets_a_gradient_at_batch_one(case):
+    network = small(case).train()
+    labels = torch.randint(2, (1, 16, 16, 16))
+    make_loss(network)(network(torch.randn(1, 1, 16, 16, 16)), labels).backward()
     missing = [key for key, p in network.named_parameters() if p.grad is None]
     assert missing == []
 
 
-def test_maps_do_not_change_the_logits(name):
-    network = small(name).eval()
+def test_maps_do_not_change_the_logits(case):
+    network = small(case).eval()
     x = torch.randn(1, 1, 12, 12, 12)
     with torch.no_grad():
         assert torch.equal(network(x).logits, network(x, return_maps=True).logits)
         assert network(x).maps == {}
 
 
-def test_config_rebuilds_it_bit_equal(name):
-    network = small(name, num_classes=4).eval()
-    twin = build_network(name, **network.config).eval()
+def test_config_rebuilds_it_bit_equal(case):
+    network = small(case, num_classes=4).eval()
+    twin = build_network(network.name, **network.config).eval()
     twin.load_state_dict(network.state_dict())
     x = torch.randn(1, 1, 10, 12, 14)
     with torch.no_grad():
@@ -77,15 +98,15 @@ def test_config_rebuilds_it_bit_equal(name):
     assert twin.config == network.config
 
 
-def test_deterministic(name):
+def test_deterministic(case):
     x = torch.randn(1, 1, 12, 12, 12, generator=torch.Generator().manual_seed(3))
     with torch.no_grad():
-        first, second = (small(name).eval()(x).logits for _ in range(2))
+        first, second = (small(case).eval()(x).logits for _ in range(2))
     assert torch.equal(first, second)
 
 
-def test_neighbours_in_the_batch_do_not_matter_in_eval(name):
-    network = small(name).eval()
+def test_neighbours_in_the_batch_do_not_matter_in_eval(case):
+    network = small(case).eval()
     x = torch.randn(2, 1, 12, 16, 12)
     with torch.no_grad():
         assert torch.allclose(network(x).logits[:1], network(x[:1]).logits, atol=1e-5)
@@ -97,12 +118,53 @@ def test_every_size_in_the_registry_builds(name):
         assert build_network(name, preset=preset).parameter_count() > 1000
 
 
-def test_axes_are_equal(name):
+SECTIONS = {
+    "attention-unet": "Attention U-Net",
+    "guided-attention": "Guided attention",
+    "oktay-attention-unet": "Oktay attention U-Net",
+    "additive-attention-unet": "Additive attention U-Net",
+}
+
+
+def test_parameter_counts_are_as_documented(name):
+    text = (Path(__file__).parents[2] / "docs" / "networks.md").read_text(encoding="utf-8")
+    section = text.split(f"\n## {SECTIONS[name]}\n")[1].split("\n## ")[0]
+    rows = [[c.strip() for c in line.split("|")[1:-1]] for line in section.splitlines()]
+    documented = {
+        row[0]: int(row[-1].replace(" ", ""))
+        for row in rows
+        if row and row[-1].replace(" ", "").isdigit() and len(row[-1]) > 4
+    }
+    built = {p: build_network(name, preset=p).parameter_count() for p in network_presets(name)}
+    assert documented == built
+
+
+def test_saved_and_loaded_bit_equal(case, tmp_path):
+    network = small(case, num_classes=3).eval()
+    classes = tuple(SegmentationClass(name=f"class {i}", colour="#ffffff") for i in range(3))
+    card = ModelCard(
+        name="test",
+        title="Test",
+        network={"name": network.name, **network.config},
+        classes=classes,
+        channels=(Channel(name="intensity"),),
+    )
+    loaded = load_model(save_model(tmp_path / "test.safetensors", network, card)).network
+    x = torch.randn(1, 1, 12, 10, 9)
+    with torch.no_grad():
+        assert torch.equal(network(x).logits, loaded(x).logits)
+    for key, value in network.state_dict().items():
+        assert torch.equal(value, loaded.state_dict()[key])
+
+
+def test_axes_are_equal(case):
     """Permuting the input's axes and all kernels permutes the output: no axis is mixed up."""
     order = (2, 0, 1)
-    config = {"strides": [(1, 2, 2), (2, 2, 2)]}
-    turned = {"strides": [tuple(s[i] for i in order) for s in config["strides"]]}
-    network, twin = small(name, **config).eval(), small(name, **turned).eval()
+    thick = {"strides": [(1, 2, 2), (2, 2, 2)]}
+    if case.startswith("guided-attention"):
+        thick = {"stem_stride": (1, 2, 2), "strides": [(2, 2, 2), (2, 2, 1), (2, 2, 2)]}
+    turned = {k: turn(v, order) for k, v in thick.items()}
+    network, twin = small(case, **thick).eval(), small(case, **turned).eval()
     state = network.state_dict()
     axes = tuple(2 + i for i in order)
     twin.load_state_dict(
@@ -115,9 +177,11 @@ def test_axes_are_equal(name):
     assert torch.allclose(expected, actual, atol=1e-4)
 
 
-def test_maps_lie_where_they_say(name):
+def test_maps_lie_where_they_say(case):
     """The gradient of a map voxel is centred on ``stride * j + offset``."""
-    network = small(name).eval()
+    network = small(case).eval()
+    if network.locality == "global":
+        pytest.skip("every voxel sees all; its encoder is tested in test_guided_attention.py")
     x = torch.zeros(1, 1, 32, 32, 32, requires_grad=True)
     with torch.no_grad():
         # Averaging weights, no norms: each voxel's footprint is then symmetric.
@@ -137,7 +201,7 @@ def test_maps_lie_where_they_say(name):
         weight = grad[0, 0].abs()
         centre = (grid * weight).sum((1, 2, 3)) / weight.sum()
         expected = torch.tensor([s * j + o for s, o in zip(spec.stride, spec.offset, strict=True)])
-        if name == "additive-attention-unet":
+        if case == "additive-attention-unet":
             # The gating signal, upsampled by a transposed convolution, adds up to half a
             # voxel of the coarser grid; the skip's own path is centred.
             assert (centre - expected).abs().max() <= max(spec.stride) + 0.5

@@ -131,7 +131,7 @@ def test_autoencoder_takes_any_size(size):
     autoencoder = SemanticAutoencoder(6, (1, 2))
     code, rebuilt = autoencoder(torch.randn(4, 6, *size))
     assert rebuilt.shape == (4, 6, *size)
-    assert code.shape == (4, 12, *(-(-(-(-n // 2)) // 2) for n in size))
+    assert code.shape == (4, 12, *((n + 3) // 4 for n in size))
 
 
 def test_autoencoder_can_rebuild_negative_features():
