@@ -73,7 +73,8 @@ def norm_layer(norm: Norm, channels: int) -> nn.Module:
     if norm == "batch":
         return nn.BatchNorm3d(channels)
     if norm == "group":
-        return nn.GroupNorm(min(8, channels), channels)
+        groups = max(n for n in range(1, 9) if channels % n == 0)
+        return nn.GroupNorm(groups, channels)
     raise ValueError(f"norm {norm!r} is not known; use instance, batch or group")
 
 
