@@ -58,7 +58,7 @@ class GridPrediction:
 
 def plan_multiple(network: SegmentationNetwork) -> tuple[int, int, int]:
     """Return what tiles must start at multiples of: common multiple of all strides."""
-    strides = [network.total_stride, *(spec.stride for spec in network.map_specs.values())]
+    strides = [network.tile_multiple, *(spec.stride for spec in network.map_specs.values())]
     z, y, x = (math.lcm(*(int(s[axis]) for s in strides)) for axis in range(3))
     return z, y, x
 

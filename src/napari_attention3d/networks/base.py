@@ -87,6 +87,11 @@ class SegmentationNetwork(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} must define total_stride")
 
     @property
+    def tile_multiple(self) -> tuple[int, int, int]:
+        """What tiles must start at multiples of, for their voxels to fall together."""
+        return self.total_stride
+
+    @property
     def map_specs(self) -> Mapping[str, MapSpec]:
         """The maps that ``forward(x, return_maps=True)`` returns, finest first."""
         raise NotImplementedError(f"{type(self).__name__} must define map_specs")

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from .base import MapSpec, NetworkOutput, SegmentationNetwork
-from .blocks import ConvNormAct, Norm, Size3, kaiming_, pad_to_multiple, product, triple
+from .blocks import ConvNormAct, Norm, Size3, kaiming_, pad_to_multiple, triple
 from .guided_module import GuidanceTrace, GuidedModule, SemanticAutoencoder, magnitude
 from .refinement import RefinementHead
 from .registry import register
@@ -277,7 +277,12 @@ class GuidedAttentionNet(SegmentationNetwork):
     @property
     def total_stride(self) -> Size3:
         """Stride of the encoder's deepest level."""
-        return product((self.encoder.feature_strides[-1],))
+        return self.encoder.feature_strides[-1]
+
+    @property
+    def tile_multiple(self) -> Size3:
+        """Stride of the attention's grid: deeper levels see other voxels in each tile anyway."""
+        return self.grid_stride
 
     @property
     def map_specs(self) -> Mapping[str, MapSpec]:
@@ -367,7 +372,8 @@ class GuidedAttentionNet(SegmentationNetwork):
             step = _Step(inputs, code.chunk(SCALES), rebuilt.chunk(SCALES), [])
             for scale, (x, r) in enumerate(zip(inputs, step.reconstructions, strict=True)):
                 records: list[PositionRecord] | None = None if keep is None else []
-                step.attention.append(self.refine[scale][number](x, r, records))
+                module = self.refine[scale].get_submodule(str(number))
+                step.attention.append(module(x, r, records))
                 if keep is not None and records:
                     keep[f"guided-scale-{scale + 1}-step-{number + 1}"] = records[0]
             steps.append(step)

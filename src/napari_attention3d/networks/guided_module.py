@@ -81,7 +81,8 @@ class _Up(nn.Module):
 
     def forward(self, x: Tensor, size: Sequence[int]) -> Tensor:
         # The pooling rounded up, so that this can only be too large.
-        return self.conv(x)[:, :, : size[0], : size[1], : size[2]]
+        up: Tensor = self.conv(x)
+        return up[:, :, : size[0], : size[1], : size[2]]
 
 
 class SemanticAutoencoder(nn.Module):
@@ -207,4 +208,5 @@ class GuidedModule(nn.Module):
 
 def magnitude(attention: Tensor) -> Tensor:
     """Euclidean norm over the channels: (B, C, z, y, x) to (B, 1, z, y, x) float32."""
-    return torch.linalg.vector_norm(attention.float(), dim=1, keepdim=True)
+    strength: Tensor = torch.linalg.vector_norm(attention.float(), dim=1, keepdim=True)
+    return strength
