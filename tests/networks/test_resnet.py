@@ -66,7 +66,7 @@ def test_features_equal_monais(depth, shortcut, training):
 )
 @pytest.mark.parametrize("size", [(16, 16, 16), (9, 17, 30), (1, 2, 3)])
 def test_shapes_are_those_of_the_declared_strides(config, size):
-    encoder = ResNetEncoder(1, **{"depth": 10, **config}, widths=WIDTHS, norm="group").eval()
+    encoder = ResNetEncoder(1, **{"depth": 10, **config}, widths=WIDTHS, norm="batch").eval()
     with torch.no_grad():
         stem, *levels = encoder(torch.randn(1, 1, *size))
     assert stem.shape[1:] == (

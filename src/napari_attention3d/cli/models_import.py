@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -230,7 +231,16 @@ def _report(found: Conversion, options: CardOptions, path: Path) -> dict[str, An
         "inferred": found.inferred,
         "assumed": assumptions(found, options),
         "encoder_only": found.encoder_only,
+        "recipe": _recipe(found, options) if found.encoder_only else None,
     }
+
+
+def _recipe(found: Conversion, options: CardOptions) -> dict[str, Any]:
+    """Lines of a training recipe that begin with this encoder."""
+    config = {k: v for k, v in found.network.config.items() if v is not None}
+    config = {k: v for k, v in config.items() if k not in ("in_channels", "num_classes")}
+    network = {"name": found.network.name, **config}
+    return {"init_from": options.name, "network": network}
 
 
 def _print(report: dict[str, Any]) -> None:
@@ -250,8 +260,9 @@ def _print(report: dict[str, Any]) -> None:
     ]
     for key, text in rows:
         print(f"{key:<9} {text}")
-    if report["encoder_only"]:
-        print(
-            f"Only the encoder is trained: set init_from: {report['model']} in a recipe and train; "
-            "until then its masks mean nothing."
-        )
+    if report["recipe"]:
+        print("Only the encoder is trained: until the whole is, its masks mean nothing.")
+        print("To train it, put into a recipe:")
+        for key, value in report["recipe"].items():
+            # A flow mapping of JSON is valid YAML.
+            print(f"  {key}: {dumps(value)}")

@@ -18,6 +18,7 @@ from .. import __version__
 from ..errors import InputError
 from ..inference.device import choose_device
 from ..models.card import ModelCard
+from ..models.start import start_weights
 from ..models.store import load_model, save_model
 from ..networks import SegmentationNetwork, build_network
 from ..progress import Job, Progress
@@ -188,7 +189,7 @@ class Trainer:
             output = self.network(images)
         loss = self.loss(output, labels)
         self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        torch.autograd.backward(loss)
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), s.clip)
         if torch.isfinite(norm):
             self.optimiser.step()
@@ -258,13 +259,9 @@ class Trainer:
     # ---- helpers
 
     def _start_from(self, name: str) -> None:
-        source = load_model(name).network.state_dict()
-        own = self.network.state_dict()
-        odd = [k for k in own if k not in source or source[k].shape != own[k].shape]
-        odd += [k for k in source if k not in own]
-        if odd:
-            raise InputError(f"init_from {name!r} does not fit the network: {odd[0]} differs")
-        self.network.load_state_dict(source)
+        state = self.network.state_dict()
+        state.update(start_weights(self.network, load_model(name)))
+        self.network.load_state_dict(state)
 
     def _resume(self) -> None:
         found = load_checkpoint(self.folder / "checkpoint.pt", self._fingerprint())
