@@ -3,8 +3,10 @@ from __future__ import annotations
 import os
 
 import nibabel as nib
+import numpy as np
 import pytest
 import torch
+import yaml
 from monai.networks.nets import AttentionUnet
 
 from napari_attention3d.cli.models_import import _normalisation, _strides, _three
@@ -120,6 +122,50 @@ def test_an_encoder_says_that_it_must_be_trained(run, folder, imagenet):
     assert model.network.name == "guided-attention"
     assert "Only the encoder is trained" in model.card.limitations
     assert model.card.class_names == ["background", "cord"]
+
+
+def test_a_training_begins_with_an_imported_encoder(run, folder, imagenet, scan_maker, tmp_path):
+    words = ("--name", "start", "--classes", "background,a,b", "--variant", "simplified", "--json")
+    report = run("models", "import", imagenet, *words).json
+    for kind in ("images", "labels"):
+        (tmp_path / kind).mkdir()
+    for n in range(2):
+        scan_maker(tmp_path / "images" / f"{n}.nii.gz", seed=n, shape=(20, 20, 20))
+        labels = np.random.default_rng(n).integers(0, 3, (20, 20, 20)).astype(np.uint8)
+        image = nib.load(tmp_path / "images" / f"{n}.nii.gz")
+        nib.save(nib.Nifti1Image(labels, image.affine), tmp_path / "labels" / f"{n}.nii.gz")
+    recipe = {
+        "name": "cord",
+        "title": "Cord",
+        "classes": [{"name": name, "colour": "#000000"} for name in ("background", "one", "other")],
+        **report["recipe"],
+        "data": {
+            "kind": "pairs",
+            "images": str(tmp_path / "images"),
+            "labels": str(tmp_path / "labels"),
+        },
+        "schedule": {
+            "steps": 1,
+            "patch_sizes": [[16, 16, 16]],
+            "learning_rate": 1e-9,
+            "ema": 0,
+            "device": "cpu",
+        },
+    }
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    out = tmp_path / "cord.safetensors"
+    outcome = run("train", "-c", tmp_path / "recipe.yaml", "-o", out)
+    assert outcome.code == 0, outcome.err
+    start, trained = load_model("start").network, load_model(out)
+    for name, tensor in start.encoder.named_parameters():
+        assert torch.allclose(trained.network.encoder.get_parameter(name), tensor, atol=1e-3), name
+    assert "import" not in trained.card.metrics
+    # Without the settings that the encoder needs it is refused, and told which.
+    recipe["network"] = {"name": "guided-attention"}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    outcome = run("train", "-c", tmp_path / "recipe.yaml", "-o", tmp_path / "other.safetensors")
+    assert outcome.code == 2
+    assert "depth 18" in outcome.err
 
 
 def test_what_does_not_fit_is_told_key_by_key_and_nothing_is_written(run, folder, monai):
