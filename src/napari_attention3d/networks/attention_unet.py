@@ -310,4 +310,5 @@ class AttentionUNet(SegmentationNetwork):
             out, coefficients = passed[0]
             return out, coefficients
         joined = self.combine[str(level)](torch.cat([out for out, _ in passed], dim=1))
-        return joined, torch.stack([coefficients for _, coefficients in passed]).mean(0)
+        (_, first), (_, second) = passed
+        return joined, (first + second) / 2

@@ -192,7 +192,8 @@ class OktayAttentionUNet(SegmentationNetwork):
         assert isinstance(gates, nn.ModuleList)
         passed = [gate(skip, gating) for gate in gates]
         joined: Tensor = self.combine[str(level)](torch.cat([out for out, _ in passed], dim=1))
-        return joined, torch.stack([alpha for _, alpha in passed]).mean(0)
+        first, *others = (alpha for _, alpha in passed)
+        return joined, (first + others[0]) / 2 if others else first
 
 
 def oktay_keys(gates_per_level: int) -> dict[str, str]:
