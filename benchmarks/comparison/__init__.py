@@ -1,0 +1,1 @@
+"""Parts of benchmarks/networks.py: data, networks, training, scores, tables."""
