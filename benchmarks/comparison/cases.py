@@ -15,7 +15,13 @@ from torch import Tensor
 from napari_attention3d.inference.preprocess import normalise
 from napari_attention3d.models import ModelCard
 from napari_attention3d.training import TrainConfig
-from napari_attention3d.training.data import PairsSampler, Sampler, SynthesisSampler, make_sampler
+from napari_attention3d.training.data import (
+    Batch,
+    PairsSampler,
+    Sampler,
+    SynthesisSampler,
+    make_sampler,
+)
 from napari_attention3d.volumes import Volume, read_volume, write_volume
 
 IGNORE = 255
@@ -48,6 +54,21 @@ class Evaluation:
     labels: Tensor
     spacing: tuple[float, float, float]
     planar: bool
+
+
+class Remembered:
+    """A sampler that keeps its batches for the next network: drawing costs more than a step."""
+
+    def __init__(self, sampler: Sampler) -> None:
+        self.sampler, self.ignore = sampler, sampler.ignore
+        self.validation, self.shares = sampler.validation, sampler.shares
+        self.batches: dict[tuple[int, Patch, int], Batch] = {}
+
+    def batch(self, step: int, patch: Patch, size: int) -> Batch:
+        key = (step, patch, size)
+        if key not in self.batches:
+            self.batches[key] = self.sampler.batch(step, patch, size)
+        return self.batches[key]
 
 
 @dataclass
@@ -147,7 +168,8 @@ def synthetic(data: Path, seed: int) -> Case:
         Evaluation("held-back maps", image, labels.long(), (4.0, 4.0, 4.0), planar=False)
         for _, image, labels in sampler.validation()
     ]
-    return Case("synthetic", [c.name for c in config.classes], patch, sampler, held)
+    names = [c.name for c in config.classes]
+    return Case("synthetic", names, patch, Remembered(sampler), held)
 
 
 CASES: dict[str, Callable[[Path, int], Case]] = {

@@ -73,11 +73,18 @@ def score(network: nn.Module, case: Case, device: torch.device) -> dict[str, Any
     gathered: dict[str, dict[str, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
     count = len(case.classes)
     for scan in case.evaluations:
+        by_mode: dict[str, dict[str, Any]] = {}
         for mode in MODES:
-            image = scan.image.to(device)
-            prediction = predict(network, image, case.patch, mode).cpu()
+            if by_mode and tuple(scan.image.shape[1:]) == tuple(case.patch):
+                by_mode[mode] = by_mode[MODES[0]]  # the only tile is the whole scan
+                continue
+            prediction = predict(network, scan.image.to(device), case.patch, mode).cpu()
             dice = class_dice(prediction, scan.labels, count, IGNORE)
-            row = {"dice": dice[1:].tolist(), **surface_distances(prediction, scan, count)}
+            by_mode[mode] = {
+                "dice": dice[1:].tolist(),
+                **surface_distances(prediction, scan, count),
+            }
+        for mode, row in by_mode.items():
             gathered[scan.name][mode].append(row)
     result: dict[str, Any] = {}
     for group, modes in gathered.items():

@@ -68,13 +68,13 @@ def run(
     network = build(name, len(case.classes))
     weights = balanced_weights(case.sampler.shares())
     trainer = Trainer(network, weights, case.sampler.ignore, device)
-    losses = []
-    began, processor = time.perf_counter(), time.process_time()
+    losses, used = [], 0.0
     for step in range(steps):
         images, labels = case.sampler.batch(step, case.patch, 1)
+        began = time.process_time()
         losses.append(trainer.step(images, labels.long(), cosine_rate(step, steps)))
+        used += time.process_time() - began
         yield step + 1, None
-    trained, used = time.perf_counter() - began, time.process_time() - processor
     last = losses[-min(50, len(losses)) :]
     yield (
         steps,
@@ -85,7 +85,6 @@ def run(
             "steps": steps,
             "patch": list(case.patch),
             "parameters": parameter_count(network),
-            "training_seconds": round(trained, 1),
             "training_cpu_seconds": round(used, 1),
             "last_losses_mean": sum(last) / len(last),
             "scores": score(network, case, device),

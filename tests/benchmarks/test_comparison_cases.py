@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from comparison.cases import IGNORE, abdomen, cord, sparse_slices, split_ends
+from comparison.cases import IGNORE, Remembered, abdomen, cord, sparse_slices, split_ends
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -83,3 +83,13 @@ def test_every_network_gets_the_same_patches(cord_case, shared_data):
     for a, b in zip(first, again.sampler.batch(5, (16, 16, 16), 1), strict=True):
         assert torch.equal(a, b)
     assert not torch.equal(first[0], other.sampler.batch(5, (16, 16, 16), 1)[0])
+
+
+def test_remembered_patches_are_those_of_the_sampler(cord_case):
+    remembered = Remembered(cord_case.sampler)
+    patch = (16, 16, 16)
+    first = [remembered.batch(step, patch, 1)[0] for step in (0, 1)]
+    assert remembered.batch(0, patch, 1)[0] is first[0]
+    for step, image in enumerate(first):
+        assert torch.equal(image, cord_case.sampler.batch(step, patch, 1)[0])
+    assert remembered.ignore == IGNORE
