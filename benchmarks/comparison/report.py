@@ -18,7 +18,9 @@ def read_runs(folder: Path) -> list[dict[str, Any]]:
     path = folder / RUNS
     if not path.exists():
         return []
-    return [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
+    lines = path.read_text(encoding="utf-8").splitlines()
+    # A distance between a mask and nothing is NaN there, null in what is published.
+    return [json.loads(line, parse_constant=lambda _: None) for line in lines if line.strip()]
 
 
 def identity(run: dict[str, Any]) -> tuple[Any, ...]:
@@ -31,8 +33,8 @@ def add_run(folder: Path, run: dict[str, Any]) -> None:
         file.write(json.dumps(run) + "\n")
 
 
-def _number(values: Sequence[float], digits: int) -> str:
-    known = [v for v in values if v == v]
+def _number(values: Sequence[float | None], digits: int) -> str:
+    known = [v for v in values if v is not None]
     if not known:
         return "-"
     text = f"{statistics.mean(known):.{digits}f}"

@@ -68,6 +68,12 @@ def surface_distances(prediction: Tensor, scan: Evaluation, classes: int) -> dic
     return found
 
 
+def _mean(values: list[float]) -> float:
+    """Mean of those that are defined, NaN if none is."""
+    known = [v for v in values if v == v]
+    return sum(known) / len(known) if known else float("nan")
+
+
 def score(network: nn.Module, case: Case, device: torch.device) -> dict[str, Any]:
     """Scores by group of scans and mode, averaged over the group's scans."""
     gathered: dict[str, dict[str, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
@@ -95,9 +101,6 @@ def score(network: nn.Module, case: Case, device: torch.device) -> dict[str, Any
                 "scans": len(rows),
                 "mean_dice": float(np.nanmean(per_class)),
                 "dice": dict(zip(case.classes[1:], per_class.tolist(), strict=True)),
-                **{
-                    key: float(np.mean([r[key] for r in rows]))
-                    for key in ("hd95", "assd", "unmatched")
-                },
+                **{key: _mean([r[key] for r in rows]) for key in ("hd95", "assd", "unmatched")},
             }
     return result

@@ -120,3 +120,17 @@ def test_a_run_is_recorded_once_and_tabulated(tmp_path):
     table = report.markdown(read, None)
     assert TITLES["plain-unet"] in table
     assert f"{records[0]['scores']['held']['whole']['mean_dice']:.3f}" in table
+
+
+def test_undefined_distances_are_null_and_left_out_of_means(tmp_path):
+    def one(seed, distance):
+        row = {"mean_dice": 0.5, "hd95": distance, "assd": distance, "unmatched": 0.0}
+        scores = {"held": {mode: row | {"dice": {"ball": 0.5}} for mode in ("tiles", "whole")}}
+        keys = {"case": "d04", "network": "guided", "seed": seed, "steps": 2}
+        report.add_run(tmp_path, keys | {"scores": scores})
+
+    one(0, math.nan)
+    assert report.read_runs(tmp_path)[0]["scores"]["held"]["whole"]["hd95"] is None
+    one(1, 4.0)
+    row = report.quality_table(report.read_runs(tmp_path), "d04", ["guided"])[-1]
+    assert row.endswith("| 2 | 0.500 ± 0.000 | 4.0 | 4.00 | 0 ± 0 |")
