@@ -90,7 +90,7 @@ def quality_pass(arguments: argparse.Namespace, device: torch.device) -> None:
             for name in wanted:
                 began = time.monotonic()
                 for step, record in run(case, name, seed, arguments.steps, device):
-                    if step % 100 == 0 or record is not None:
+                    if step % 100 == 0 and record is None:
                         spent = time.monotonic() - began
                         print(f"{case_name} {name} seed {seed}: {step}, {spent:.0f} s", flush=True)
                     if record is not None:
