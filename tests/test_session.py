@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -362,3 +363,44 @@ def test_saved_model_segments_alike(unet_model: Model, tmp_path: Any) -> None:
     result = segment(scan, str(path))
     assert np.array_equal(result.labels.array, segment(scan, unet_model).labels.array)
     assert result.provenance["model"]["path"] == str(path)
+
+
+def test_a_device_that_fails_its_self_test_is_not_used(
+    unet_model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from napari_attention3d.inference import setup as setup_module
+    from napari_attention3d.inference.device import DeviceChoice, choose_device
+
+    def choose(request: str) -> DeviceChoice:
+        if request == "auto":
+            return DeviceChoice(torch.device("meta"), "a GPU nobody tried")
+        return choose_device(request)
+
+    monkeypatch.setattr(setup_module, "choose_device", choose)
+    scan = blob(oblique((0, 1, 2), (1, 1, 1)))
+    # The meta device computes nothing at all: the real self-test finds that.
+    result = segment(scan, unet_model)
+    assert result.device == "cpu"
+    assert result.device_reason.startswith("the self-test found that meta")
+    assert "self-test" in result.provenance["device_reason"]
+    assert any(w.startswith("computed on the CPU: meta") for w in result.warnings)
+    monkeypatch.undo()
+    assert np.array_equal(result.labels.array, segment(scan, unet_model).labels.array)
+
+
+def test_an_imported_encoder_alone_is_told(unet_model: Model) -> None:
+    scan = blob(oblique((0, 1, 2), (1, 1, 1)))
+    metrics = {"import": {"encoder_only": True}}
+    raw = replace(unet_model, card=unet_model.card.model_copy(update={"metrics": metrics}))
+    assert any("only the encoder" in w for w in segment(scan, raw).warnings)
+    assert not any("only the encoder" in w for w in segment(scan, unet_model).warnings)
+
+
+def test_preflight_knows_the_time_after_a_run_or_a_probe(unet_model: Model) -> None:
+    scan = blob(oblique((0, 1, 2), (1, 1, 1)))
+    probed = preflight(scan, unet_model, probe=True)
+    assert probed.seconds is not None
+    assert probed.seconds > 0
+    assert " s, on " in probed.text or " min, on " in probed.text
+    segment(scan, unet_model)
+    assert preflight(scan, unet_model).seconds is not None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -18,12 +18,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from . import __version__
 from .attention.maps import choose_maps, map_volumes
 from .errors import InputError
-from .inference.memory import bytes_per_voxel
+from .inference.outlook import in_words, outlook
 from .inference.postprocess import Returned, to_scan_grid
-from .inference.predict import GridPrediction, plan_multiple, predict_adaptively
+from .inference.predict import GridPrediction, predict_adaptively
 from .inference.preprocess import Prepared, Preprocessor, crop_region
+from .inference.selftest import self_test
 from .inference.setup import Setup, describe_run, set_up
-from .inference.tiling import plan_tiles
 from .models.card import ModelCard
 from .models.store import Model
 from .progress import Job, Progress
@@ -137,12 +137,15 @@ class Preflight:
         Voxels of the model's grid (z, y, x).
     bytes
         Estimated memory at the peak.
+    seconds
+        Estimated time of the network's passes; None if its speed here is not known.
     """
 
     text: str
     tiles: int
     grid_shape: tuple[int, int, int]
     bytes: int
+    seconds: float | None = None
 
 
 def _set_up(volume: Volume, model: Model, options: SegmentOptions) -> Setup:
@@ -159,24 +162,51 @@ def _set_up(volume: Volume, model: Model, options: SegmentOptions) -> Setup:
     )
 
 
-def preflight(volume: Volume, model: Model, options: SegmentOptions | None = None) -> Preflight:
-    """Tell what `segment_job` would do; raises what it would raise before reading a voxel."""
+def _trusted(volume: Volume, model: Model, options: SegmentOptions) -> tuple[Setup, list[str]]:
+    """Set up on a device that passed its self-test: the CPU where another one fails."""
+    setup, doubts = _set_up(volume, model, options), []
+    problem = self_test(
+        model.network, setup.choice.device, setup.precision, model.card.sha256 or str(model.path)
+    )
+    if problem:
+        setup = _set_up(volume, model, options.model_copy(update={"device": "cpu"}))
+        reason = f"the self-test found that {problem}"
+        setup = replace(setup, choice=replace(setup.choice, reason=reason))
+        doubts.append(f"computed on the CPU: {problem}")
+    if model.card.metrics.get("import", {}).get("encoder_only"):
+        doubts.append(
+            f"only the encoder of {model.card.name} is trained: its mask means nothing until "
+            "the model is trained (napari-attention3d train)"
+        )
+    return setup, doubts
+
+
+def preflight(
+    volume: Volume, model: Model, options: SegmentOptions | None = None, *, probe: bool = False
+) -> Preflight:
+    """Tell what `segment_job` would do; raises what it would raise before reading a voxel.
+
+    Parameters
+    ----------
+    volume, model, options
+        As for `segment_job`.
+    probe
+        Measure how fast the network is here, where that is not known yet: two small
+        forward passes, below a second. Else the time is told only after a first run.
+    """
     options = options or SegmentOptions()
     setup = _set_up(volume, model, options)
     choose_maps(options.attention, model.network.map_specs)
-    grid = setup.place.grid
-    plan = plan_tiles(grid.shape, setup.tile, setup.overlap, plan_multiple(model.network))
-    count = len(plan.within(setup.box).tiles)
-    cost = bytes_per_voxel(model.network, setup.precision.name)
-    logits = 4 * model.network.num_classes * float(np.prod(setup.box.shape))
-    size = int(cost * float(np.prod(plan.tile)) + logits + 8 * float(np.prod(volume.array.shape)))
+    network, grid = model.network, setup.place.grid
+    cost = outlook(network, setup, int(np.prod(volume.array.shape)), probe=probe)
+    time_ = f" and {in_words(cost.seconds)}" if cost.seconds is not None else ""
     text = (
         f"{' x '.join(map(str, grid.shape))} voxels of "
         f"{' x '.join(f'{s:.3g}' for s in grid.spacing)} {grid.unit} in "
-        f"{count} tile{'s' * (count > 1)}, about {_memory(size)}, on "
+        f"{cost.tiles} tile{'s' * (cost.tiles > 1)}, about {_memory(cost.bytes)}{time_}, on "
         f"{setup.choice.device} ({setup.choice.reason}), {setup.precision.name}"
     )
-    return Preflight(text, count, grid.shape, size)
+    return Preflight(text, cost.tiles, grid.shape, cost.bytes, cost.seconds)
 
 
 def _memory(size: int) -> str:
@@ -222,7 +252,7 @@ def segment_job(
     options = options or SegmentOptions()
     begin = time.perf_counter()
     yield Progress(0, 0, "Preparing the scan")
-    setup = _set_up(volume, model, options)
+    setup, doubts = _trusted(volume, model, options)
     maps = choose_maps(options.attention, model.network.map_specs)
     prepared = Preprocessor(model.card).prepare(volume, channel=options.channel)
     prediction = yield from predict_adaptively(
@@ -247,6 +277,7 @@ def segment_job(
         uncertainty=options.uncertainty,
     )
     seconds = time.perf_counter() - begin
+    prediction.warnings[:0] = doubts
     return _gather(volume, model, options, setup, prepared, prediction, returned, seconds)
 
 

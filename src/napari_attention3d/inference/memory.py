@@ -10,6 +10,8 @@ import psutil  # type: ignore[import-untyped]
 import torch
 
 from ..networks.base import SegmentationNetwork
+from .device import Precision
+from .estimate import estimate_forward
 
 __all__ = [
     "available_bytes",
@@ -24,7 +26,7 @@ __all__ = [
 SHARE = 0.6
 """Share of the free memory that a run plans to use."""
 WIDE_VALUES = 8.0
-"""Values alive at the peak, per voxel and channel of the finest level (measured, rounded up)."""
+"""Guess of the values alive at the peak, per voxel and channel of the finest level."""
 PLAIN_CHANNELS = 64
 """Taken for networks that do not say how wide they are."""
 WHOLE_GRID_VOXELS = 6_000_000
@@ -74,11 +76,20 @@ def cgroup_headroom(root: Path = Path("/sys/fs/cgroup")) -> int | None:
 
 
 def bytes_per_voxel(network: SegmentationNetwork, precision: str = "float32") -> float:
-    """Memory of a forward pass per voxel of the tile, estimated from the finest level's width."""
-    widths = getattr(network, "channels", None)
-    width = int(widths[0]) if widths else PLAIN_CHANNELS
-    size = 4 if precision == "float32" else 2
-    return size * WIDE_VALUES * width + 4.0 * (network.in_channels + 2 * network.num_classes)
+    """Memory of a forward pass per voxel of a large tile.
+
+    Found by a run without data (`estimate_forward`); for a network that looks at its
+    values, guessed from its finest level's width.
+    """
+    edge = 128
+    try:
+        cost = estimate_forward(network, (edge,) * 3, precision=Precision(precision, ""))
+    except (RuntimeError, NotImplementedError):
+        widths = getattr(network, "channels", None)
+        width = int(widths[0]) if widths else PLAIN_CHANNELS
+        size = 4 if precision == "float32" else 2
+        return size * WIDE_VALUES * width + 4.0 * (network.in_channels + 2 * network.num_classes)
+    return cost.bytes / edge**3
 
 
 def fits_whole(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +20,7 @@ from ..networks.base import NetworkOutput, SegmentationNetwork
 from ..networks.norm import ScanNorm3d, calibrating, load_calibration, read_calibration
 from ..progress import Job, Progress
 from .device import Precision
+from .estimate import rates
 from .memory import fits_whole, halve_tile, is_out_of_memory, release
 from .tiling import Box, TilePlan, plan_tiles
 
@@ -247,14 +250,7 @@ class _Runner:
 
         Over fewer tiles where the memory would not suffice, or runs out.
         """
-        choices: list[list[Box]] = []
-        if whole_grid and self.fits(math.prod(self.plan.shape)):
-            choices.append([Box((0, 0, 0), self.plan.shape)])
-        count = min(CALIBRATION_TILES, len(self.plan.starts_product))
-        while count >= 1:
-            if count == 1 or self.fits(count * math.prod(self.plan.tile)):
-                choices.append(spread_tiles(self.plan, count))
-            count //= 2
+        choices = calibration_choices(self.plan, self.fits, whole_grid)
         for index, boxes in enumerate(choices):
             try:
                 with calibrating(self.network):
@@ -280,6 +276,7 @@ class _Runner:
 
     def add(self, boxes: Sequence[Box]) -> None:
         """Compute tiles and add them to the sums."""
+        begin = time.perf_counter()
         single = len(self.plan.starts_product) == 1
         if single and self.calibrates and not read_calibration(self.network):
             # The only tile is the whole grid: measuring its statistics is predicting it.
@@ -295,6 +292,14 @@ class _Runner:
             self._blend(self.logits, output.logits[index], box, (1, 1, 1))
             for name, spec in self.specs.items():
                 self._blend(self.maps[name], output.maps[name][index, 0], box, spec.stride)
+        self._learn(boxes, time.perf_counter() - begin)
+
+    def _learn(self, boxes: Sequence[Box], seconds: float) -> None:
+        """Remember how fast this network is, for the next outlook."""
+        with contextlib.suppress(RuntimeError, NotImplementedError):  # no estimate for it
+            rates.learn(
+                self.network, self.device, self.precision, boxes[0].shape, seconds, len(boxes)
+            )
 
     def _blend(self, total: Tensor, part: Tensor, box: Box, stride: Sequence[int]) -> None:
         """Add a tile's values, weighted, where they fall into the wanted box."""
@@ -334,6 +339,31 @@ class _Runner:
         self.logits, self.maps = None, {}
         del self.network, self.tensor
         release(self.device, collect=collect)
+
+
+def calibration_choices(
+    plan: TilePlan, fits: Callable[[int], bool], whole_grid: bool = True
+) -> list[list[Box]]:
+    """Return what the statistics can be measured over at once, the best first.
+
+    Parameters
+    ----------
+    plan
+        Tiles of the grid.
+    fits
+        Whether so many voxels may go through the network at once.
+    whole_grid
+        Whether the whole grid is a choice.
+    """
+    choices: list[list[Box]] = []
+    if whole_grid and fits(math.prod(plan.shape)):
+        choices.append([Box((0, 0, 0), plan.shape)])
+    count = min(CALIBRATION_TILES, len(plan.starts_product))
+    while count >= 1:
+        if count == 1 or fits(count * math.prod(plan.tile)):
+            choices.append(spread_tiles(plan, count))
+        count //= 2
+    return choices
 
 
 def spread_tiles(plan: TilePlan, count: int) -> list[Box]:

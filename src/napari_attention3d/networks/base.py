@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
@@ -85,6 +85,11 @@ class SegmentationNetwork(nn.Module):
     def total_stride(self) -> tuple[int, int, int]:
         """Product of the strides along (z, y, x)."""
         raise NotImplementedError(f"{type(self).__name__} must define total_stride")
+
+    def padded_size(self, size: Sequence[int]) -> tuple[int, int, int]:
+        """Size (z, y, x) at which a tile is computed: by default a multiple of the stride."""
+        z, y, x = (-(-int(n) // s) * s for n, s in zip(size, self.total_stride, strict=True))
+        return z, y, x
 
     @property
     def tile_multiple(self) -> tuple[int, int, int]:

@@ -279,6 +279,13 @@ class GuidedAttentionNet(SegmentationNetwork):
         """Stride of the encoder's deepest level."""
         return self.encoder.feature_strides[-1]
 
+    def padded_size(self, size: Sequence[int]) -> Size3:
+        """Two voxels along each axis at the deepest level: a norm over one would wipe it out."""
+        z, y, x = (
+            max(int(n), s + 1 if s > 1 else 1) for n, s in zip(size, self.total_stride, strict=True)
+        )
+        return z, y, x
+
     @property
     def tile_multiple(self) -> Size3:
         """Stride of the attention's grid: deeper levels see other voxels in each tile anyway."""
@@ -329,9 +336,7 @@ class GuidedAttentionNet(SegmentationNetwork):
             features F'_s first, then those of the refined A_s) and the trace.
         """
         size = tuple(x.shape[2:])
-        # Two voxels along each axis at the deepest level: a norm over one would wipe it out.
-        z, y, w = (s + 1 if s > 1 else 1 for s in self.total_stride)
-        x = pad_to_multiple(x, (1, 1, 1), (z, y, w))
+        x = pad_to_multiple(x, (1, 1, 1), self.padded_size(size))
         stem, *levels = self.encoder(x)
         grid = levels[0].shape[2:]
         features = [

@@ -107,7 +107,7 @@ def look_ahead(
 
     model = shelf.get(model_ref)
     maps = [(s.name, s.title, s.primary) for s in model.network.map_specs.values()]
-    plan = preflight(source.volume, model, options)
+    plan = preflight(source.volume, model, options, probe=True)
     return Outlook(plan.text, maps, model.card.patch_size)
 
 

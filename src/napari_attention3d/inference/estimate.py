@@ -1,0 +1,248 @@
+"""What a forward pass will cost, found by running the network without data.
+
+The network runs once on fake tensors: every operation is dispatched with real shapes, none
+is computed. A mode around it follows which storages are alive, and adds what the
+convolution library takes for itself. Other tiles follow by their number of voxels: memory
+and convolutions grow with it, position attention with its square.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from ..networks.base import SegmentationNetwork
+from ..networks.norm import calibrating
+from .device import Precision
+
+__all__ = ["ForwardCost", "Rates", "estimate_forward", "rates"]
+
+LIBRARY_BYTES = 12_000_000
+"""What the libraries take whatever the tile (threads, kernels made at first use; measured)."""
+BLOCK = 16
+"""Channels that oneDNN lays side by side; it copies input and output into such blocks."""
+REFERENCE = (64, 64, 64)
+PROBE_FLOPS = 8e9
+PROBE_EDGES = (64, 48, 32, 16)
+
+aten = torch.ops.aten
+_ATTENTION = {
+    aten._scaled_dot_product_flash_attention_for_cpu,
+    aten._scaled_dot_product_flash_attention,
+    aten._scaled_dot_product_efficient_attention,
+}
+
+
+@dataclass(frozen=True)
+class ForwardCost:
+    """Cost of one forward pass.
+
+    Attributes
+    ----------
+    bytes
+        Memory at the peak above the network's own weights.
+    flops
+        Floating point operations of convolutions and matrix products (an addition and a
+        multiplication are two).
+    """
+
+    bytes: int
+    flops: float
+
+
+@dataclass(frozen=True)
+class _Reference:
+    """Of a pass over one tile of `REFERENCE` voxels."""
+
+    voxels: int
+    bytes: int
+    linear: float
+    quadratic: float
+
+
+_REFERENCES: dict[str, _Reference] = {}
+
+
+def estimate_forward(
+    network: SegmentationNetwork,
+    tile: Sequence[int],
+    *,
+    batch: int = 1,
+    precision: Precision | None = None,
+) -> ForwardCost:
+    """Return what a forward pass in evaluation mode costs; computes nothing.
+
+    The pass is one that measures the scan's statistics, if the network has norms that do:
+    it takes the most.
+
+    Parameters
+    ----------
+    network
+        Left as it is.
+    tile
+        Voxels (z, y, x).
+    batch
+        Tiles at once.
+    precision
+        See `choose_precision`; None is float32.
+
+    Raises
+    ------
+    RuntimeError
+        If the network can't run without data (it looks at values).
+    """
+    known = _reference(network, precision)
+    ratio = math.prod(network.padded_size(tile)) / known.voxels
+    linear = batch * ratio * known.linear
+    quadratic = batch * ratio * ratio * known.quadratic
+    return ForwardCost(int(batch * ratio * known.bytes) + LIBRARY_BYTES, linear + quadratic)
+
+
+def _reference(network: SegmentationNetwork, precision: Precision | None) -> _Reference:
+    name = precision.name if precision else "float32"
+    key = json.dumps([type(network).__qualname__, network.config, str(network.device), name])
+    if key not in _REFERENCES:
+        _REFERENCES[key] = _measure(network, precision)
+    return _REFERENCES[key]
+
+
+def _measure(network: SegmentationNetwork, precision: Precision | None) -> _Reference:
+    from .predict import private_copy
+
+    twin = private_copy(network)
+    device, meter = network.device, _Meter()
+    exact = Precision("float32", "")
+    with torch.inference_mode(False), torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):
+        x = torch.empty((1, network.in_channels, *REFERENCE), device=device)
+        with meter, (precision or exact).context(device), calibrating(twin):
+            twin(x)
+    voxels = math.prod(network.padded_size(REFERENCE))
+    return _Reference(voxels, int(meter.peak), meter.linear, meter.quadratic)
+
+
+class _Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Follows the storages that operations make, and counts operations."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.live: dict[int, tuple[StorageWeakRef, int]] = {}
+        self.peak, self.linear, self.quadratic = 0, 0.0, 0.0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run an operation, then look at what is alive."""
+        out = func(*args, **(kwargs or {}))
+        self._see(out)
+        for key in [k for k, (ref, _) in self.live.items() if _gone(ref)]:
+            del self.live[key]
+        held = sum(size for _, size in self.live.values())
+        packet = func._overloadpacket
+        if packet is aten.convolution:
+            held += _scratch(args, out)
+        if packet in _ATTENTION:
+            (b, h, n, d), m = args[0].shape, args[1].shape[2]
+            self.quadratic += 4.0 * b * h * n * m * d
+        elif packet in flop_registry:
+            self.linear += flop_registry[packet](*args, **(kwargs or {}), out_val=out)
+        self.peak = max(self.peak, held)
+        return out
+
+    def _see(self, value: Any) -> None:
+        if isinstance(value, Tensor):
+            storage = value.untyped_storage()
+            ref = StorageWeakRef(storage)  # type: ignore[no-untyped-call]
+            self.live.setdefault(ref.cdata, (ref, storage.nbytes()))
+        elif isinstance(value, tuple | list):
+            for item in value:
+                self._see(item)
+
+
+def _gone(ref: StorageWeakRef) -> bool:
+    return bool(ref.expired())  # type: ignore[no-untyped-call]
+
+
+def _scratch(args: Sequence[Any], out: Tensor) -> int:
+    """Bytes that a convolution takes for blocked copies of its input, output and weights."""
+    x, weight, transposed = args[0], args[1], bool(args[6])
+    size = _blocked(x) + _blocked(out) * (2 if transposed else 1)
+    return int(size + weight.numel() * x.element_size())
+
+
+def _blocked(x: Tensor) -> int:
+    channels = x.shape[1]
+    if channels < 4:  # a scan's own channels are taken as they lie
+        return int(x.numel() * x.element_size())
+    return x.numel() // channels * (-(-channels // BLOCK) * BLOCK) * x.element_size()
+
+
+class Rates:
+    """How fast networks run here: measured once for each network, device and precision."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, str, str], float] = {}
+
+    def key(self, network: SegmentationNetwork, device: torch.device, precision: Precision) -> Any:
+        """Return what a rate belongs to."""
+        about = json.dumps([type(network).__qualname__, network.config])
+        return about, str(device), precision.name
+
+    def known(
+        self, network: SegmentationNetwork, device: torch.device, precision: Precision
+    ) -> float | None:
+        """Operations per second, or None if nothing was measured yet."""
+        return self._known.get(self.key(network, device, precision))
+
+    def learn(
+        self,
+        network: SegmentationNetwork,
+        device: torch.device,
+        precision: Precision,
+        tile: Sequence[int],
+        seconds: float,
+        batch: int = 1,
+    ) -> None:
+        """Remember how long a forward pass took; the last one counts."""
+        flops = estimate_forward(network, tile, batch=batch, precision=precision).flops
+        if flops > 0 and seconds > 0:
+            self._known[self.key(network, device, precision)] = flops / seconds
+
+    def probe(
+        self, network: SegmentationNetwork, device: torch.device, precision: Precision
+    ) -> float:
+        """Measure by two small forward passes (the first one warms up); well below a second.
+
+        Never on the window's thread.
+        """
+        known = self.known(network, device, precision)
+        if known is not None:
+            return known
+        from .predict import private_copy
+
+        edge = PROBE_EDGES[-1]
+        for edge in PROBE_EDGES:
+            if estimate_forward(network, (edge,) * 3, precision=precision).flops <= PROBE_FLOPS:
+                break
+        twin = private_copy(network.to(device))
+        x = torch.zeros((1, network.in_channels, edge, edge, edge), device=device)
+        seconds = 0.0
+        with torch.inference_mode(), precision.context(device):
+            for _ in range(2):
+                begin = time.perf_counter()
+                float(twin(x).logits[0, 0, 0, 0, 0])  # waits for a GPU
+                seconds = time.perf_counter() - begin
+        self.learn(network, device, precision, (edge,) * 3, seconds)
+        return self._known[self.key(network, device, precision)]
+
+
+rates = Rates()
+"""The process's own."""
