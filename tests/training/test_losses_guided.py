@@ -86,19 +86,21 @@ def test_total_has_the_papers_weights():
     labels = torch.randint(3, (1, 16, 16, 16), generator=torch.Generator().manual_seed(1))
     one = SegmentationLoss()
     out = outputs()
-    loss = GuidedAttentionLoss(one, (4, 4, 4), final=True)
+    loss = GuidedAttentionLoss(one, (4, 4, 4), final=1)
     coarse = labels[:, ::4, ::4, ::4]
     expected = one(out.logits, labels) + sum(one(s, coarse) for s in out.side_logits)
     expected = expected + 0.25 * guided_loss(out.trace) + 0.1 * reconstruction_loss(out.trace)
     assert torch.allclose(loss(out, labels), expected)
-    without = GuidedAttentionLoss(one, (4, 4, 4), final=False)(out, labels)
+    without = GuidedAttentionLoss(one, (4, 4, 4), final=0)(out, labels)
+    heavy = GuidedAttentionLoss(one, (4, 4, 4), final=8)(out, labels)
+    assert torch.allclose(heavy - without, 8 * one(out.logits, labels), atol=1e-5)
     assert torch.allclose(expected - without, one(out.logits, labels), atol=1e-5)
 
 
 def test_evaluation_scores_the_mask():
     labels = torch.zeros(1, 16, 16, 16, dtype=torch.long)
     out = outputs()._replace(side_logits=(), trace=None)
-    loss = GuidedAttentionLoss(SegmentationLoss(), (4, 4, 4), final=False)
+    loss = GuidedAttentionLoss(SegmentationLoss(), (4, 4, 4), final=0)
     assert torch.allclose(loss(out, labels), SegmentationLoss()(out.logits, labels))
 
 
@@ -106,7 +108,7 @@ def test_every_network_has_its_loss():
     guided = build_network("guided-attention", widths=(4, 4, 8, 8), features=8, head_width=0)
     loss = make_loss(guided)
     assert isinstance(loss, GuidedAttentionLoss)
-    assert loss.final is False
+    assert loss.final == 0
     assert loss.weights == (1.0, 0.25, 0.1)
     unet = build_network("attention-unet", channels=(4, 8))
     assert isinstance(make_loss(unet), SideLoss)

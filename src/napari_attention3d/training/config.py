@@ -120,6 +120,9 @@ class ScheduleSettings(_Strict):
     """Weight of each deeper side output relative to the one above it (U-Nets)."""
     guidance: tuple[float, float, float] = (1.0, 0.25, 0.1)
     """Guided attention: weights of segmentation, guided and reconstruction loss (the paper's)."""
+    mask_loss: float = Field(default=1.0, gt=0)
+    """Guided attention with a refinement head: weight of the mask's own loss, where that of
+    each of the eight side outputs is 1."""
     detach_targets: bool = False
     """Guided attention: no gradient into what the last two losses compare with."""
     validate_every: int = Field(default=200, ge=1)

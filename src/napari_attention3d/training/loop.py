@@ -173,6 +173,7 @@ class Trainer:
             self.sampler.ignore,
             s.side_loss,
             guidance=s.guidance,
+            mask=s.mask_loss,
             detach_targets=s.detach_targets,
         )
 

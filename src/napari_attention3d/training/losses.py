@@ -156,7 +156,8 @@ class GuidedAttentionLoss(nn.Module):
     """``L = a * sum Seg(outputs) + b * L_guided + c * L_rec`` with a, b, c = 1, 0.25, 0.1.
 
     The outputs are the side logits of the features and of the refined attention of each
-    scale and, where a refinement head makes the mask more than their mean, the mask.
+    scale and, where a refinement head makes the mask more than their mean, the mask,
+    which may count more than one of the others.
 
     Parameters
     ----------
@@ -165,7 +166,7 @@ class GuidedAttentionLoss(nn.Module):
     grid_stride
         Voxels between the side logits' where they lie on the attention's grid.
     final
-        Whether the mask itself is scored.
+        Weight of the mask's own loss, where that of a side output is 1; 0: none.
     weights
         (a, b, c).
     detach_targets
@@ -177,7 +178,7 @@ class GuidedAttentionLoss(nn.Module):
         segmentation: SegmentationLoss,
         grid_stride: Sequence[int],
         *,
-        final: bool,
+        final: float,
         weights: tuple[float, float, float] = (1.0, 0.25, 0.1),
         detach_targets: bool = False,
     ) -> None:
@@ -198,7 +199,7 @@ class GuidedAttentionLoss(nn.Module):
         """
         total = output.logits.new_zeros((), dtype=torch.float32)
         if self.final or not output.side_logits:
-            total = total + self._one(output.logits, labels)
+            total = total + (self.final or 1.0) * self._one(output.logits, labels)
         for side in output.side_logits:
             total = total + self._one(side, labels)
         total = self.weights[0] * total
@@ -244,6 +245,7 @@ def make_loss(
     side: float = 0.5,
     *,
     guidance: tuple[float, float, float] = (1.0, 0.25, 0.1),
+    mask: float = 1.0,
     detach_targets: bool = False,
 ) -> NetworkLoss:
     """Return the training loss that a network calls for.
@@ -254,14 +256,14 @@ def make_loss(
         Registered or not.
     class_weights, ignore, side
         See `SegmentationLoss`.
-    guidance, detach_targets
-        See `GuidedAttentionLoss`; only guided attention uses them.
+    guidance, mask, detach_targets
+        See `GuidedAttentionLoss` (weights, final); only guided attention uses them.
     """
     if isinstance(network, GuidedAttentionNet):
         return GuidedAttentionLoss(
             SegmentationLoss(class_weights, ignore),
             network.grid_stride,
-            final=network.head is not None,
+            final=mask if network.head is not None else 0.0,
             weights=guidance,
             detach_targets=detach_targets,
         )
