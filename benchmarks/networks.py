@@ -9,8 +9,8 @@ end of a spinal cord, scored on the other end and on another contrast (d05). syn
 brains drawn from 15 label maps, scored on two that were held back. With --out each run
 (case, network, seed) is trained, scored and appended to FOLDER/runs.jsonl; those that are
 there are skipped. --timing measures seconds per step (interleaved) and peak memory of
-training (each in a fresh process), and is all that happens without --out. --report prints
-the tables and writes benchmarks/results/networks.json.
+training (each in a fresh process), and is all that happens without --out. --report writes
+what is in FOLDER to benchmarks/RESULTS.md and benchmarks/results/networks.json.
 """
 
 from __future__ import annotations
@@ -27,7 +27,15 @@ import torch
 from comparison.builders import BUILDERS, GROUPS, build, parameter_count
 from comparison.cases import CASES, SEEDS, SHAPES
 from comparison.measure import in_fresh_process, interleaved, machine, peak_mib
-from comparison.report import TIMING, add_run, identity, markdown, read_runs, timing_table
+from comparison.report import (
+    TIMING,
+    add_run,
+    identity,
+    markdown,
+    read_runs,
+    timing_table,
+    update_section,
+)
 from comparison.training import Trainer, run
 
 from napari_attention3d.volumes.atomic import atomic_path
@@ -78,16 +86,18 @@ def quality_pass(arguments: argparse.Namespace, device: torch.device) -> None:
         print(f"skipped: no data in {data}; give the folder with --data")
         return
     arguments.out.mkdir(parents=True, exist_ok=True)
-    done = {identity(r) for r in read_runs(arguments.out)}
+
+    def is_done(case: str, name: str, seed: int) -> bool:
+        key = (case, name, seed, arguments.steps)
+        return key in {identity(r) for r in read_runs(arguments.out)}
+
     for case_name in arguments.cases:
         for seed in range(arguments.seeds or SEEDS[case_name]):
-            wanted = [
-                name
-                for name in arguments.networks
-                if (case_name, name, seed, arguments.steps) not in done
-            ]
-            case = CASES[case_name](data, seed) if wanted else None
-            for name in wanted:
+            case = None
+            for name in arguments.networks:
+                if is_done(case_name, name, seed):  # perhaps meanwhile, by another process
+                    continue
+                case = case or CASES[case_name](data, seed)
                 began = time.monotonic()
                 for step, record in run(case, name, seed, arguments.steps, device):
                     if step % 100 == 0 and record is None:
@@ -104,7 +114,9 @@ def report(arguments: argparse.Namespace) -> None:
     path = arguments.out / TIMING
     timing = json.loads(path.read_text()) if path.exists() else None
     runs.sort(key=lambda r: (list(CASES).index(r["case"]), list(BUILDERS).index(r["network"])))
-    print(markdown(runs, timing))
+    text = markdown(runs, timing)
+    print(text)
+    update_section(HERE / "RESULTS.md", "Networks side by side", text)
     RESULTS.parent.mkdir(exist_ok=True)
     with atomic_path(RESULTS) as temporary:
         temporary.write_text(json.dumps({"runs": runs, "timing": timing}, indent=1) + "\n")

@@ -1,11 +1,12 @@
 """Position attention: every pair of voxels in a matrix, against the fused kernel.
 
-    python benchmarks/position_attention.py [--sides 8,16,24] [--json FILE]
+    python benchmarks/position_attention.py [--sides 8,16,24] [--write]
 
 Time, forward alone and forward with backward, measured A, B, A, B ...; peak memory above
 the inputs, each in a process of its own. 8 key channels, 64 value channels, batch 1.
 Error: largest difference from the same formula in float64, as a share of the largest
-value, at logits whose standard deviation is 1.
+value, at logits whose standard deviation is 1. --write puts the table into
+benchmarks/RESULTS.md and the figures into benchmarks/results/position_attention.json.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import torch
 from comparison.measure import in_fresh_process, interleaved, machine, peak_mib
+from comparison.report import update_section
 
 from napari_attention3d.networks.self_attention import fused_attention
 from napari_attention3d.volumes.atomic import atomic_path
@@ -28,6 +30,12 @@ def naive_attention(q, k, v):
     """softmax(q k^T) v with the whole N x N matrix."""
     return torch.softmax(q @ k.transpose(1, 2), dim=2) @ v
 
+
+ABOUT = """\
+`python benchmarks/position_attention.py --write`. {date}, {device}, {threads} thread, torch
+{torch}. 8 key and 64 value channels; medians of interleaved calls (processor time on the CPU),
+peak memory above the inputs in a fresh process, largest error against float64 as a share of
+the largest value."""
 
 WAYS = {"naive": naive_attention, "fused": fused_attention}
 PASSES = ("forward", "forward and backward")
@@ -104,7 +112,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--write", action="store_true")
     parser.add_argument("--probe", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -116,10 +124,15 @@ def main() -> None:
         print(json.dumps(peak_mib(make_job(way, what, sides[0], device), device)))
         return
     rows = measure(sides, arguments.rounds, arguments.threads, device)
-    print("\n".join(table(rows, "cpu_seconds" if device.type == "cpu" else "seconds")))
-    if arguments.json:
-        with atomic_path(arguments.json) as temporary:
-            temporary.write_text(json.dumps({"machine": machine(device), "rows": rows}, indent=1))
+    lines = table(rows, "cpu_seconds" if device.type == "cpu" else "seconds")
+    print("\n".join(lines))
+    if arguments.write:
+        about = machine(device)
+        text = ABOUT.format(**about) + "\n\n" + "\n".join(lines)
+        update_section(HERE / "RESULTS.md", "Position attention: matrix and fused kernel", text)
+        (HERE / "results").mkdir(exist_ok=True)
+        with atomic_path(HERE / "results" / "position_attention.json") as temporary:
+            temporary.write_text(json.dumps({"machine": about, "rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

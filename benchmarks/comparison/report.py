@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
+
+from napari_attention3d.volumes.atomic import atomic_path
 
 from .builders import GROUPS, TITLES
 
@@ -20,7 +23,9 @@ def read_runs(folder: Path) -> list[dict[str, Any]]:
         return []
     lines = path.read_text(encoding="utf-8").splitlines()
     # A distance between a mask and nothing is NaN there, null in what is published.
-    return [json.loads(line, parse_constant=lambda _: None) for line in lines if line.strip()]
+    runs = [json.loads(line, parse_constant=lambda _: None) for line in lines if line.strip()]
+    # Two processes may have done the same: the first counts.
+    return list({identity(run): run for run in reversed(runs)}.values())[::-1]
 
 
 def identity(run: dict[str, Any]) -> tuple[Any, ...]:
@@ -105,17 +110,71 @@ def timing_table(timing: dict[str, Any]) -> list[str]:
     return lines
 
 
+METHOD = """\
+Training: same patches in the same order, seed, loss (Dice + cross-entropy, ours with its side
+losses), AdamW at 1e-3 with a cosine, batch 1, fp32, no averaging of weights. "tiles": windows
+of the patch's size, half overlapping; "whole": the scan in one pass, to which the distances
+belong. Distances are means over classes, within slices (whole brains: in 3D), where a
+structure is both predicted and true; "unmatched" counts where only one of them is. Mean and
+standard deviation over seeds."""
+
+ABOUT = {
+    "d04": "one end of a spinal cord in T2w MRI (37 slices) to train on; scored on its other "
+    "end, 4 slices further, and on a T1w scan (d05), a contrast never seen",
+    "d01": "CT of the upper abdomen, labels on every 6th slice to train on; scored on the "
+    "slices at least 2 away from these",
+    "synthetic": "brains drawn at 4 mm from 15 label maps to train on; scored on 8 draws from "
+    "the two maps held back",
+}
+
+
 def markdown(runs: list[dict[str, Any]], timing: dict[str, Any] | None) -> str:
-    """All tables."""
+    """All tables, with what they show."""
     lines: list[str] = []
+    if runs:
+        dates = sorted({r["machine"]["date"] for r in runs})
+        devices = sorted(
+            {f"{r['machine']['threads']} thread, {r['machine']['device']}" for r in runs}
+        )
+        lines += [
+            f"`python benchmarks/networks.py --out FOLDER`. {' to '.join(dates)}, "
+            f"{'; '.join(devices)}.",
+            "",
+            METHOD,
+            "",
+        ]
     for case in dict.fromkeys(r["case"] for r in runs):
-        steps = sorted({r["steps"] for r in runs if r["case"] == case})
-        lines += [f"**{case}**, {', '.join(map(str, steps))} steps", ""]
+        mine = [r for r in runs if r["case"] == case]
+        steps = ", ".join(map(str, sorted({r["steps"] for r in mine})))
+        patch = " x ".join(map(str, mine[0]["patch"]))
+        lines += [f"### {case}", "", f"{ABOUT[case]}. {steps} steps, patches of {patch}.", ""]
         lines += [*quality_table(runs, case, GROUPS["all"]), ""]
-        if len(next(r for r in runs if r["case"] == case)["scores"]) == 1:
+        if len(mine[0]["scores"]) == 1:
+            lines += ["Dice of each class, whole:", ""]
             lines += [*class_table(runs, case, GROUPS["all"]), ""]
-        if any(r["case"] == case and r["network"] == "guided-exact" for r in runs):
+        if any(r["network"] in GROUPS["attention"][:1] for r in mine):
+            lines += ["What position attention loses after training when it sees less:", ""]
             lines += [*quality_table(runs, case, GROUPS["attention"]), ""]
     if timing is not None:
-        lines += timing_table(timing)
-    return "\n".join(lines)
+        m = timing["machine"]
+        lines += ["### Cost of training", "", TIMED.format(**m), "", *timing_table(timing), ""]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+TIMED = """\
+`python benchmarks/networks.py --timing --out FOLDER`. {date}, {device}, {threads} thread,
+torch {torch}. Median of interleaved steps, of processor time on the CPU; most memory that two
+steps took above the process before them, each network in a fresh process."""
+
+
+def update_section(path: Path, title: str, text: str) -> None:
+    """Replace a section (## title) of a Markdown file, or add it at the end."""
+    old = path.read_text(encoding="utf-8") if path.exists() else ""
+    section = f"## {title}\n\n{text.strip()}\n"
+    pattern = re.compile(rf"^## {re.escape(title)}\n.*?(?=^## |\Z)", re.MULTILINE | re.DOTALL)
+    if pattern.search(old):
+        new = pattern.sub(lambda match: section + ("\n" if match.end() < len(old) else ""), old)
+    else:
+        new = old.rstrip() + "\n\n" + section
+    with atomic_path(path) as temporary:
+        temporary.write_text(new, encoding="utf-8")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from comparison.cases import IGNORE, Remembered, abdomen, cord, sparse_slices, split_ends
+from comparison.cases import IGNORE, SHAPES, Remembered, abdomen, cord, sparse_slices, split_ends
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -53,6 +53,7 @@ def cord_case(shared_data):
 
 def test_the_cord_is_trained_on_one_end_alone(cord_case):
     (_, image, _), *others = cord_case.sampler.train
+    assert SHAPES["d04"] == (cord_case.patch, len(cord_case.classes))
     assert not others
     rest = cord_case.evaluations[0]
     first = int(torch.nonzero((rest.labels != IGNORE).flatten(1).any(1))[0])
@@ -65,6 +66,7 @@ def test_the_cord_is_trained_on_one_end_alone(cord_case):
 
 def test_the_abdomen_is_trained_on_every_sixth_slice(shared_data):
     case = abdomen(shared_data, seed=0)
+    assert SHAPES["d01"] == (case.patch, len(case.classes))
     (_, image, labels), *others = case.sampler.train
     assert not others
     held = case.evaluations[0]

@@ -114,7 +114,8 @@ def test_a_run_is_recorded_once_and_tabulated(tmp_path):
     case = Case("d04", ["background", "ball"], (16, 16, 16), Spheres(), [scan])
     records = [record for _, record in run(case, "plain-unet", 0, 2, CPU) if record is not None]
     assert len(records) == 1
-    report.add_run(tmp_path, records[0])
+    about = {"date": "2026-11-23", "threads": 1, "device": "cpu"}
+    report.add_run(tmp_path, records[0] | {"machine": about})
     read = report.read_runs(tmp_path)
     assert [report.identity(r) for r in read] == [("d04", "plain-unet", 0, 2)]
     table = report.markdown(read, None)
@@ -134,3 +135,22 @@ def test_undefined_distances_are_null_and_left_out_of_means(tmp_path):
     one(1, 4.0)
     row = report.quality_table(report.read_runs(tmp_path), "d04", ["guided"])[-1]
     assert row.endswith("| 2 | 0.500 ± 0.000 | 4.0 | 4.00 | 0 ± 0 |")
+
+
+def test_of_two_records_of_a_run_the_first_counts(tmp_path):
+    keys = {"case": "d04", "network": "guided", "seed": 0, "steps": 2}
+    for number in (1, 2):
+        report.add_run(tmp_path, keys | {"number": number})
+    report.add_run(tmp_path, keys | {"seed": 1, "number": 3})
+    assert [r["number"] for r in report.read_runs(tmp_path)] == [1, 3]
+
+
+def test_a_section_is_replaced_where_it_stands_and_nothing_else(tmp_path):
+    path = tmp_path / "RESULTS.md"
+    path.write_text("# Results\n\n## A\n\none\n\n## B\n\ntwo\n")
+    report.update_section(path, "A", "new\n\n### below\n")
+    assert path.read_text() == "# Results\n\n## A\n\nnew\n\n### below\n\n## B\n\ntwo\n"
+    report.update_section(path, "B", "last")
+    report.update_section(path, "C", "added")
+    expected = "# Results\n\n## A\n\nnew\n\n### below\n\n## B\n\nlast\n\n## C\n\nadded\n"
+    assert path.read_text() == expected
