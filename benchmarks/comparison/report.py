@@ -123,7 +123,7 @@ ABOUT = {
     "end, 4 slices further, and on a T1w scan (d05), a contrast never seen",
     "d01": "CT of the upper abdomen, labels on every 6th slice to train on; scored on the "
     "slices at least 2 away from these",
-    "synthetic": "brains drawn at 4 mm from 15 label maps to train on; scored on 8 draws from "
+    "synthetic": "brains drawn at 5 mm from 15 label maps to train on; scored on 8 draws from "
     "the two maps held back",
 }
 
