@@ -384,6 +384,7 @@ def test_a_device_that_fails_its_self_test_is_not_used(
     assert result.device_reason.startswith("the self-test found that meta")
     assert "self-test" in result.provenance["device_reason"]
     assert any(w.startswith("computed on the CPU: meta") for w in result.warnings)
+    assert "on cpu (the self-test found that meta" in preflight(scan, unet_model).text
     monkeypatch.undo()
     assert np.array_equal(result.labels.array, segment(scan, unet_model).labels.array)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -22,8 +22,7 @@ from .inference.outlook import in_words, outlook
 from .inference.postprocess import Returned, to_scan_grid
 from .inference.predict import GridPrediction, predict_adaptively
 from .inference.preprocess import Prepared, Preprocessor, crop_region
-from .inference.selftest import self_test
-from .inference.setup import Setup, describe_run, set_up
+from .inference.setup import Setup, describe_run, set_up_trusted
 from .models.card import ModelCard
 from .models.store import Model
 from .progress import Job, Progress
@@ -148,11 +147,16 @@ class Preflight:
     seconds: float | None = None
 
 
-def _set_up(volume: Volume, model: Model, options: SegmentOptions) -> Setup:
-    return set_up(
+def _set_up(
+    volume: Volume, model: Model, options: SegmentOptions, *, test: bool
+) -> tuple[Setup, list[str]]:
+    """Set up on a device that passed its self-test, and name what the person should doubt."""
+    setup, problem = set_up_trusted(
         volume,
         model.card,
         model.network,
+        weights=model.card.sha256 or f"{model.path} {id(model.network)}",
+        test=test,
         device=options.device,
         precision=options.precision,
         region=options.region,
@@ -160,19 +164,7 @@ def _set_up(volume: Volume, model: Model, options: SegmentOptions) -> Setup:
         overlap=options.overlap,
         channel=options.channel,
     )
-
-
-def _trusted(volume: Volume, model: Model, options: SegmentOptions) -> tuple[Setup, list[str]]:
-    """Set up on a device that passed its self-test: the CPU where another one fails."""
-    setup, doubts = _set_up(volume, model, options), []
-    problem = self_test(
-        model.network, setup.choice.device, setup.precision, model.card.sha256 or str(model.path)
-    )
-    if problem:
-        setup = _set_up(volume, model, options.model_copy(update={"device": "cpu"}))
-        reason = f"the self-test found that {problem}"
-        setup = replace(setup, choice=replace(setup.choice, reason=reason))
-        doubts.append(f"computed on the CPU: {problem}")
+    doubts = [f"computed on the CPU: {problem}"] if problem else []
     if model.card.metrics.get("import", {}).get("encoder_only"):
         doubts.append(
             f"only the encoder of {model.card.name} is trained: its mask means nothing until "
@@ -191,11 +183,11 @@ def preflight(
     volume, model, options
         As for `segment_job`.
     probe
-        Measure how fast the network is here, where that is not known yet: two small
-        forward passes, below a second. Else the time is told only after a first run.
+        Test the device and measure how fast the network is here, where that is not known
+        yet: a few small forward passes. Else the time is told only after a first run.
     """
     options = options or SegmentOptions()
-    setup = _set_up(volume, model, options)
+    setup, _ = _set_up(volume, model, options, test=probe)
     choose_maps(options.attention, model.network.map_specs)
     network, grid = model.network, setup.place.grid
     cost = outlook(network, setup, int(np.prod(volume.array.shape)), probe=probe)
@@ -252,7 +244,7 @@ def segment_job(
     options = options or SegmentOptions()
     begin = time.perf_counter()
     yield Progress(0, 0, "Preparing the scan")
-    setup, doubts = _trusted(volume, model, options)
+    setup, doubts = _set_up(volume, model, options, test=True)
     maps = choose_maps(options.attention, model.network.map_specs)
     prepared = Preprocessor(model.card).prepare(volume, channel=options.channel)
     prediction = yield from predict_adaptively(

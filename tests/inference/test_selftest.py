@@ -7,7 +7,7 @@ import torch
 
 from napari_attention3d.inference import selftest
 from napari_attention3d.inference.device import Precision
-from napari_attention3d.inference.selftest import self_test
+from napari_attention3d.inference.selftest import known_problem, self_test
 from napari_attention3d.networks import build_network
 
 OTHER = torch.device("meta")  # stands for a device: what it returns is replaced below
@@ -71,6 +71,7 @@ def test_values_that_are_not_finite_are_found(network, monkeypatch):
     ("error", "message"),
     [
         (NotImplementedError("aten::upsample_trilinear3d"), "can't run this network"),
+        (TypeError("Cannot convert a MPS Tensor to float64 dtype"), "float64"),
         (torch.OutOfMemoryError("CUDA out of memory"), "no memory left"),
         (RuntimeError("device-side assert\nmore lines"), "device-side assert"),
     ],
@@ -83,6 +84,50 @@ def test_a_device_that_fails_is_named(network, monkeypatch, error, message):
     found = self_test(network, OTHER, EXACT, "a")
     assert message in found
     assert "\n" not in found
+
+
+def test_memory_that_ran_out_once_is_tried_again(network, monkeypatch):
+    full = [True]
+
+    def run_out(logits):
+        if full:
+            full.clear()
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return logits
+
+    pretend(monkeypatch, run_out)
+    assert "no memory left" in self_test(network, OTHER, EXACT, "a")
+    assert known_problem(network, OTHER, EXACT, "a") == ""
+    assert self_test(network, OTHER, EXACT, "a") == ""
+
+
+def test_a_known_problem_is_told_without_a_run(network, monkeypatch):
+    calls = pretend(monkeypatch, lambda t: t * float("nan"))
+    assert known_problem(network, OTHER, EXACT, "a") == ""
+    assert calls == []
+    found = self_test(network, OTHER, EXACT, "a")
+    assert found
+    count = len(calls)
+    assert known_problem(network, OTHER, EXACT, "a") == found
+    assert known_problem(network, OTHER, EXACT, "other weights") == ""
+    assert len(calls) == count
+
+
+def test_statistics_of_the_scan_are_measured_on_the_device_too(monkeypatch):
+    """A wrong `var_mean` alone is found: runs depend on it."""
+    network = build_network("attention-unet", channels=(4, 8)).eval()
+    real = torch.var_mean
+
+    def run(twin, x, device, precision):
+        if device == OTHER:
+            monkeypatch.setattr(torch, "var_mean", lambda *a, **k: [t * 2 for t in real(*a, **k)])
+        logits = original(twin, x, torch.device("cpu"), precision)
+        monkeypatch.setattr(torch, "var_mean", real)
+        return logits
+
+    original = selftest.run_on
+    monkeypatch.setattr(selftest, "run_on", run)
+    assert "does not compute" in self_test(network, OTHER, EXACT, "a")
 
 
 def test_half_precision_may_round(network, monkeypatch):

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from ..networks.base import SegmentationNetwork
+from ..networks.norm import calibrating
 from .device import Precision
 from .memory import is_out_of_memory, release
 
-__all__ = ["EDGE", "self_test"]
+__all__ = ["EDGE", "known_problem", "self_test"]
 
 EDGE = 40
 """Voxels along each axis of the tile: more than one window of any kernel, quick anywhere."""
@@ -54,24 +55,43 @@ def self_test(
         return ""
     name = (key, str(device), precision.name)
     if name not in _RESULTS:
-        _RESULTS[name] = _compare(network, device, precision)
+        problem, lasts = _compare(network, device, precision)
+        if not lasts:
+            return problem
+        _RESULTS[name] = problem
     return _RESULTS[name]
 
 
-def _compare(network: SegmentationNetwork, device: torch.device, precision: Precision) -> str:
+def known_problem(
+    network: SegmentationNetwork, device: torch.device, precision: Precision, key: str
+) -> str:
+    """Return what an earlier `self_test` found; computes nothing."""
+    return _RESULTS.get((key, str(device), precision.name), "")
+
+
+def _compare(
+    network: SegmentationNetwork, device: torch.device, precision: Precision
+) -> tuple[str, bool]:
+    """Return what is wrong, and whether it would be found again (memory may come free)."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn((1, network.in_channels, EDGE, EDGE, EDGE), generator=generator)
     cpu = torch.device("cpu")
     expected = run_on(network, x, cpu, Precision("float32", ""))
     try:
         actual = run_on(network, x, device, precision)
-    except (RuntimeError, NotImplementedError, MemoryError) as error:
+    except Exception as error:  # whatever a driver raises: Apple's raises TypeError for float64
         if is_out_of_memory(error):
-            return f"{device} has no memory left even for a tile of {EDGE} voxels"
+            return f"{device} has no memory left even for a tile of {EDGE} voxels", False
         first = str(error).strip().splitlines() or [type(error).__name__]
-        return f"{device} can't run this network ({first[0][:200]})"
+        return f"{device} can't run this network ({first[0][:200]})", True
     finally:
         release(device)
+    return _difference(expected, actual, device, precision), True
+
+
+def _difference(
+    expected: Tensor, actual: Tensor, device: torch.device, precision: Precision
+) -> str:
     if not bool(torch.isfinite(actual).all()):
         return f"{device} returned values that are not finite"
     spread = float(expected.std().clamp_min(1e-6))
@@ -90,8 +110,11 @@ def _compare(network: SegmentationNetwork, device: torch.device, precision: Prec
 def run_on(
     network: SegmentationNetwork, x: Tensor, device: torch.device, precision: Precision
 ) -> Tensor:
-    """Logits (1, K, Z, Y, X) float32 on the CPU, computed by a copy on a device."""
+    """Logits (1, K, Z, Y, X) float32 on the CPU, computed by a copy on a device.
+
+    The pass measures the scan's statistics, as the first one of a run does.
+    """
     twin = copy.deepcopy(network).to(device).eval()
-    with torch.inference_mode(), precision.context(device):
+    with torch.inference_mode(), calibrating(twin), precision.context(device):
         logits: Tensor = twin(x.to(device)).logits
     return logits.float().cpu()

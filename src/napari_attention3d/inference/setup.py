@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,9 +17,10 @@ from .memory import choose_tile
 from .predict import GridPrediction
 from .preprocess import Placement, Prepared, Preprocessor, check_kind, turned_region
 from .resample import axis_positions
+from .selftest import known_problem, self_test
 from .tiling import Box
 
-__all__ = ["Setup", "box_around", "describe_run", "set_up"]
+__all__ = ["Setup", "box_around", "describe_run", "set_up", "set_up_trusted"]
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,41 @@ def set_up(
         overlap = card.min_overlap
     box = box_around(target, place.grid)
     return Setup(place, target, box, tile, overlap, choice, chosen)
+
+
+def set_up_trusted(
+    volume: Volume,
+    card: ModelCard,
+    network: SegmentationNetwork,
+    *,
+    weights: str,
+    test: bool,
+    **options: Any,
+) -> tuple[Setup, str]:
+    """As `set_up`, but on the CPU where the chosen device does not pass its self-test.
+
+    Parameters
+    ----------
+    volume, card, network, **options
+        Of `set_up`.
+    weights
+        Tells these weights from others, see `self_test`.
+    test
+        Run the test if it was not run yet; else only heed what an earlier one found.
+
+    Returns
+    -------
+    tuple
+        The setup, and what is wrong with the device that was not taken (empty: nothing).
+    """
+    setup = set_up(volume, card, network, **options)
+    look = self_test if test else known_problem
+    problem = look(network, setup.choice.device, setup.precision, weights)
+    if problem:
+        setup = set_up(volume, card, network, **(options | {"device": "cpu"}))
+        reason = f"the self-test found that {problem}"
+        setup = replace(setup, choice=replace(setup.choice, reason=reason))
+    return setup, problem
 
 
 def box_around(target: Geometry, grid: Geometry) -> Box:
