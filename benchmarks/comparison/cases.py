@@ -121,7 +121,7 @@ def abdomen(data: Path, seed: int) -> Case:
     names = ["background", "liver", "spleen", "kidneys", "stomach and bowel", "large vessels"]
     names += ["bone", "lungs", "back and psoas muscle"]
     training, scored = sparse_slices(np.asarray(labels.array))
-    patch = (16, 32, 48)
+    patch = (32, 32, 48)
     rule = {"kind": "window", "lower": -200, "upper": 300}
     sampler = _pairs_sampler(image, labels.replace(array=training), names, rule, patch, seed)
     held = _evaluation("held slices", image, scored, sampler, planar=True)
@@ -133,7 +133,7 @@ def cord(data: Path, seed: int) -> Case:
     image, labels = _read(data / "d04_mr_cord_t2")
     names = ["background", "spinal cord"]
     stop, scored = split_ends(np.asarray(labels.array))
-    patch = (16, 32, 32)
+    patch = (32, 32, 32)
     rule = {"kind": "percentile", "lower": 0.5, "upper": 99.5}
     sampler = _pairs_sampler(_start(image, stop), _start(labels, stop), names, rule, patch, seed)
     other, truth = _read(data / "d05_mr_cord_t1")
@@ -178,8 +178,8 @@ CASES: dict[str, Callable[[Path, int], Case]] = {
     "synthetic": synthetic,
 }
 SHAPES: dict[str, tuple[Patch, int]] = {
-    "d04": ((16, 32, 32), 2),
-    "d01": ((16, 32, 48), 9),
+    "d04": ((32, 32, 32), 2),
+    "d01": ((32, 32, 48), 9),
     "synthetic": ((32, 48, 32), 8),
 }
 """Patch and number of classes of each case, for timings without data."""
