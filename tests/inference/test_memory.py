@@ -15,7 +15,7 @@ from napari_attention3d.inference.memory import (
     halve_tile,
     is_out_of_memory,
 )
-from napari_attention3d.networks import AttentionUNet
+from napari_attention3d.networks import AttentionUNet, GuidedAttentionNet
 
 CPU = torch.device("cpu")
 
@@ -104,3 +104,11 @@ def test_halving_reaches_the_floor_and_stops() -> None:
 def test_halving_respects_strides_and_thin_axes() -> None:
     assert halve_tile((200, 20, 20), (1, 1, 1)) == (100, 20, 20)
     assert halve_tile((64, 64, 64), (32, 32, 32)) is None
+
+
+def test_global_attention_sees_what_it_saw_in_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tile is the card's, however much memory there is."""
+    network = GuidedAttentionNet(widths=(4, 4, 8, 8), features=8, head_width=4)
+    for free in (2**60, 2**20):
+        monkeypatch.setattr(memory, "available_bytes", lambda device, free=free: free)
+        assert choose_tile((100, 110, 70), (80, 96, 80), network, CPU) == (80, 96, 70)

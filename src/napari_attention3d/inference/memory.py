@@ -109,6 +109,9 @@ def choose_tile(
 ) -> tuple[int, int, int]:
     """Whole grid if it is small enough and fits the memory, else the model's patch size.
 
+    A network with global attention always gets its patch size: what it sees at once must
+    be as in training, and the result must not depend on the memory at hand.
+
     Parameters
     ----------
     shape
@@ -117,7 +120,7 @@ def choose_tile(
         The card's patch size.
     """
     z, y, x = (int(n) for n in shape)
-    if fits_whole(z * y * x, network, device, precision):
+    if network.locality == "local" and fits_whole(z * y * x, network, device, precision):
         return z, y, x
     z, y, x = (min(int(f), int(n)) for f, n in zip(fallback, shape, strict=True))
     return z, y, x
