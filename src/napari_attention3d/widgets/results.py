@@ -41,9 +41,9 @@ def plan_layers(result: Segmentation, source: LayerSource) -> list[LayerPlan]:
     if result.uncertainty is not None:
         keywords = {"name": f"{head} · uncertainty", "colormap": "viridis", "visible": False}
         plans.append(_plan("uncertainty", "image", result.uncertainty, source, result, keywords))
-    coarse_first = sorted(
-        result.attention.items(), key=lambda item: item[1].geometry.voxel_volume, reverse=True
-    )
+    # The network names the finest first; it comes last here, to lie on top and be shown.
+    backwards = list(result.attention.items())[::-1]
+    coarse_first = sorted(backwards, key=lambda item: item[1].geometry.voxel_volume, reverse=True)
     for index, (name, volume) in enumerate(coarse_first):
         plans.append(
             _attention_plan(name, volume, source, result, head, index == len(coarse_first) - 1)
