@@ -2,16 +2,16 @@
 
 The network runs once on fake tensors: every operation is dispatched with real shapes, none
 is computed. A mode around it follows which storages are alive, and adds what the
-convolution library takes for itself. Other tiles follow by their number of voxels: memory
-and convolutions grow with it, position attention with its square.
+convolution library takes for itself. Each size of tile is followed once (around a second,
+off the window's thread): what it costs is not in proportion to its voxels.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import time
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,7 +32,9 @@ LIBRARY_BYTES = 12_000_000
 """What the libraries take whatever the tile (threads, kernels made at first use; measured)."""
 BLOCK = 16
 """Channels that oneDNN lays side by side; it copies input and output into such blocks."""
-REFERENCE = (64, 64, 64)
+TINY_BYTES = 4096
+"""Storages below it are not followed: hundreds of weights' views, a few kilobytes in all."""
+KEPT = 256
 PROBE_FLOPS = 8e9
 PROBE_EDGES = (64, 48, 32, 16)
 
@@ -61,17 +63,8 @@ class ForwardCost:
     flops: float
 
 
-@dataclass(frozen=True)
-class _Reference:
-    """Of a pass over one tile of `REFERENCE` voxels."""
-
-    voxels: int
-    bytes: int
-    linear: float
-    quadratic: float
-
-
-_REFERENCES: dict[str, _Reference] = {}
+Size = tuple[int, int, int]
+_KNOWN: OrderedDict[str, ForwardCost] = OrderedDict()
 
 
 def estimate_forward(
@@ -102,33 +95,28 @@ def estimate_forward(
     RuntimeError
         If the network can't run without data (it looks at values).
     """
-    known = _reference(network, precision)
-    ratio = math.prod(network.padded_size(tile)) / known.voxels
-    linear = batch * ratio * known.linear
-    quadratic = batch * ratio * ratio * known.quadratic
-    return ForwardCost(int(batch * ratio * known.bytes) + LIBRARY_BYTES, linear + quadratic)
+    precision = precision or Precision("float32", "")
+    about = [type(network).__qualname__, network.config, str(network.device), precision.name]
+    key = json.dumps([*about, batch, network.padded_size(tile)])
+    if key not in _KNOWN:
+        _KNOWN[key] = _follow(network, (batch, network.in_channels, *tile), precision)
+        while len(_KNOWN) > KEPT:
+            _KNOWN.popitem(last=False)
+    return _KNOWN[key]
 
 
-def _reference(network: SegmentationNetwork, precision: Precision | None) -> _Reference:
-    name = precision.name if precision else "float32"
-    key = json.dumps([type(network).__qualname__, network.config, str(network.device), name])
-    if key not in _REFERENCES:
-        _REFERENCES[key] = _measure(network, precision)
-    return _REFERENCES[key]
-
-
-def _measure(network: SegmentationNetwork, precision: Precision | None) -> _Reference:
+def _follow(
+    network: SegmentationNetwork, shape: tuple[int, ...], precision: Precision
+) -> ForwardCost:
     from .predict import private_copy
 
     twin = private_copy(network)
     device, meter = network.device, _Meter()
-    exact = Precision("float32", "")
     with torch.inference_mode(False), torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):
-        x = torch.empty((1, network.in_channels, *REFERENCE), device=device)
-        with meter, (precision or exact).context(device), calibrating(twin):
+        x = torch.empty(shape, device=device)
+        with meter, precision.context(device), calibrating(twin):
             twin(x)
-    voxels = math.prod(network.padded_size(REFERENCE))
-    return _Reference(voxels, int(meter.peak), meter.linear, meter.quadratic)
+    return ForwardCost(int(meter.peak) + LIBRARY_BYTES, meter.flops)
 
 
 class _Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -137,7 +125,7 @@ class _Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.live: dict[int, tuple[StorageWeakRef, int]] = {}
-        self.peak, self.linear, self.quadratic = 0, 0.0, 0.0
+        self.peak, self.flops = 0, 0.0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run an operation, then look at what is alive."""
@@ -151,9 +139,9 @@ class _Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
             held += _scratch(args, out)
         if packet in _ATTENTION:
             (b, h, n, d), m = args[0].shape, args[1].shape[2]
-            self.quadratic += 4.0 * b * h * n * m * d
+            self.flops += 4.0 * b * h * n * m * d
         elif packet in flop_registry:
-            self.linear += flop_registry[packet](*args, **(kwargs or {}), out_val=out)
+            self.flops += flop_registry[packet](*args, **(kwargs or {}), out_val=out)
         self.peak = max(self.peak, held)
         return out
 
@@ -161,7 +149,8 @@ class _Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if isinstance(value, Tensor):
             storage = value.untyped_storage()
             ref = StorageWeakRef(storage)  # type: ignore[no-untyped-call]
-            self.live.setdefault(ref.cdata, (ref, storage.nbytes()))
+            if storage.nbytes() >= TINY_BYTES:
+                self.live.setdefault(ref.cdata, (ref, storage.nbytes()))
         elif isinstance(value, tuple | list):
             for item in value:
                 self._see(item)
@@ -186,10 +175,17 @@ def _blocked(x: Tensor) -> int:
 
 
 class Rates:
-    """How fast networks run here: measured once for each network, device and precision."""
+    """How fast networks run here: measured once for each network, device and precision.
 
-    def __init__(self) -> None:
-        self._known: dict[tuple[str, str, str], float] = {}
+    Parameters
+    ----------
+    clock
+        Seconds; of processor time for measurements on a machine with other work.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        self.clock = clock
+        self._taken: dict[tuple[str, str, str], tuple[Size, int, float]] = {}
 
     def key(self, network: SegmentationNetwork, device: torch.device, precision: Precision) -> Any:
         """Return what a rate belongs to."""
@@ -199,8 +195,19 @@ class Rates:
     def known(
         self, network: SegmentationNetwork, device: torch.device, precision: Precision
     ) -> float | None:
-        """Operations per second, or None if nothing was measured yet."""
-        return self._known.get(self.key(network, device, precision))
+        """Operations per second, or None if nothing was measured yet.
+
+        Raises
+        ------
+        RuntimeError
+            See `estimate_forward`.
+        """
+        taken = self._taken.get(self.key(network, device, precision))
+        if taken is None:
+            return None
+        tile, batch, seconds = taken
+        cost = estimate_forward(network, tile, batch=batch, precision=precision)
+        return cost.flops / seconds if cost.flops > 0 else None
 
     def learn(
         self,
@@ -211,37 +218,43 @@ class Rates:
         seconds: float,
         batch: int = 1,
     ) -> None:
-        """Remember how long a forward pass took; the last one counts."""
-        flops = estimate_forward(network, tile, batch=batch, precision=precision).flops
-        if flops > 0 and seconds > 0:
-            self._known[self.key(network, device, precision)] = flops / seconds
+        """Remember how long a forward pass took; the last one counts. Costs no time."""
+        if seconds > 0:
+            z, y, x = (int(n) for n in tile)
+            self._taken[self.key(network, device, precision)] = (z, y, x), batch, seconds
 
     def probe(
         self, network: SegmentationNetwork, device: torch.device, precision: Precision
     ) -> float:
-        """Measure by two small forward passes (the first one warms up); well below a second.
+        """Operations per second, measured if they are not known; off the window's thread.
 
-        Never on the window's thread.
+        Two small forward passes, of which the first one warms up.
+
+        Raises
+        ------
+        RuntimeError
+            If the device does not take the network, or see `estimate_forward`.
         """
         known = self.known(network, device, precision)
         if known is not None:
             return known
         from .predict import private_copy
 
-        edge = PROBE_EDGES[-1]
+        edge = first = PROBE_EDGES[0]
+        work = estimate_forward(network, (first,) * 3, precision=precision).flops
         for edge in PROBE_EDGES:
-            if estimate_forward(network, (edge,) * 3, precision=precision).flops <= PROBE_FLOPS:
+            if work * (edge / first) ** 3 <= PROBE_FLOPS:
                 break
         twin = private_copy(network.to(device))
         x = torch.zeros((1, network.in_channels, edge, edge, edge), device=device)
         seconds = 0.0
         with torch.inference_mode(), precision.context(device):
             for _ in range(2):
-                begin = time.perf_counter()
+                begin = self.clock()
                 float(twin(x).logits[0, 0, 0, 0, 0])  # waits for a GPU
-                seconds = time.perf_counter() - begin
+                seconds = self.clock() - begin
         self.learn(network, device, precision, (edge,) * 3, seconds)
-        return self._known[self.key(network, device, precision)]
+        return self.known(network, device, precision) or 0.0
 
 
 rates = Rates()

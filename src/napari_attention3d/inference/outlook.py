@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,32 +53,36 @@ def outlook(
     grid, device, precision = setup.place.grid, setup.choice.device, setup.precision
     whole = plan_tiles(grid.shape, setup.tile, setup.overlap, plan_multiple(network))
     plan = whole.within(setup.box)
-    voxels = float(np.prod(network.padded_size(plan.tile)))
-    passes = float(len(plan.tiles))
+    passes = [(plan.tile, 1, len(plan.tiles))]  # size, tiles at once, how often
     if len(whole.tiles) > 1 and any(isinstance(m, ScanNorm3d) for m in network.modules()):
         # The statistics are measured first, over as much at once as fits.
         first = calibration_choices(
             whole, lambda n: fits_whole(n, network, device, precision.name)
         )[0]
-        measured = float(sum(np.prod(network.padded_size(box.shape)) for box in first))
-        passes, voxels = passes + measured / voxels, max(voxels, measured)
+        passes.append((first[0].shape, len(first), 1))
     logits = 4 * network.num_classes * float(np.prod(setup.box.shape))
-    size = bytes_per_voxel(network, precision.name) * voxels + logits + 8.0 * scan_voxels
-    seconds = _seconds(network, setup, plan.tile, passes, probe)
-    return Outlook(len(plan.tiles), int(size), seconds)
+    around = logits + 8.0 * scan_voxels
+    try:
+        costs = [
+            estimate_forward(network, size, batch=batch, precision=precision)
+            for size, batch, _ in passes
+        ]
+    except (RuntimeError, NotImplementedError):  # a network that can't run without data
+        voxels = max(batch * float(np.prod(network.padded_size(s))) for s, batch, _ in passes)
+        size = bytes_per_voxel(network, precision.name) * voxels
+        return Outlook(len(plan.tiles), int(size + around), None)
+    flops = sum(often * cost.flops for cost, (_, _, often) in zip(costs, passes, strict=True))
+    peak = max(cost.bytes for cost in costs)
+    return Outlook(len(plan.tiles), int(peak + around), _seconds(network, setup, flops, probe))
 
 
-def _seconds(
-    network: SegmentationNetwork, setup: Setup, tile: Sequence[int], passes: float, probe: bool
-) -> float | None:
+def _seconds(network: SegmentationNetwork, setup: Setup, flops: float, probe: bool) -> float | None:
     device, precision = setup.choice.device, setup.precision
     try:
         rate = (rates.probe if probe else rates.known)(network, device, precision)
-        if rate is None:
-            return None
-        return passes * estimate_forward(network, tile, precision=precision).flops / rate
     except (RuntimeError, NotImplementedError):
-        return None  # a network that can't run without data
+        return None  # the device does not take it; the run will say so
+    return flops / rate if rate else None
 
 
 def in_words(seconds: float) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import math
 import time
@@ -292,13 +291,10 @@ class _Runner:
             self._blend(self.logits, output.logits[index], box, (1, 1, 1))
             for name, spec in self.specs.items():
                 self._blend(self.maps[name], output.maps[name][index, 0], box, spec.stride)
-        self._learn(boxes, time.perf_counter() - begin)
-
-    def _learn(self, boxes: Sequence[Box], seconds: float) -> None:
-        """Remember how fast this network is, for the next outlook."""
-        with contextlib.suppress(RuntimeError, NotImplementedError):  # no estimate for it
+        if boxes[0].shape == self.plan.tile:  # how fast this network is, for the next outlook
+            seconds = time.perf_counter() - begin
             rates.learn(
-                self.network, self.device, self.precision, boxes[0].shape, seconds, len(boxes)
+                self.network, self.device, self.precision, self.plan.tile, seconds, len(boxes)
             )
 
     def _blend(self, total: Tensor, part: Tensor, box: Box, stride: Sequence[int]) -> None:

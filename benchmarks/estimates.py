@@ -1,0 +1,136 @@
+"""What a forward pass was predicted to cost, and what it took.
+
+    python benchmarks/estimates.py [--cases all] [--threads 1] [--json FILE]
+
+Each case runs in a process of its own: peak memory of one pass that measures the scan's
+statistics, above what the process held before, beside `estimate_forward`; seconds of a
+second pass beside the operations divided by the speed that `Rates.probe` found with a
+small tile, both of processor time, which other programs disturb less. Another network runs
+first: what libraries take once is not the tile's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from comparison.measure import in_fresh_process, machine, peak_mib
+
+from napari_attention3d.inference.device import Precision
+from napari_attention3d.inference.estimate import Rates, estimate_forward
+from napari_attention3d.networks import build_network, calibrating
+from napari_attention3d.volumes.atomic import atomic_path
+
+CLASSES = 8
+SMALL, BASE, LARGE = {"preset": "small"}, {"preset": "base"}, {"preset": "large"}
+SHIPPED = {"widths": [32, 64, 128, 256], "features": 16, "kv_pool": 2}
+
+Case = tuple[str, dict[str, Any], tuple[int, int, int], str]
+CASES: dict[str, Case] = {
+    "unet small 32": ("attention-unet", SMALL, (32, 32, 32), "float32"),
+    "unet small 64": ("attention-unet", SMALL, (64, 64, 64), "float32"),
+    "unet small 96": ("attention-unet", SMALL, (96, 96, 96), "float32"),
+    "unet small flat": ("attention-unet", SMALL, (24, 128, 96), "float32"),
+    "unet small 96 half": ("attention-unet", SMALL, (96, 96, 96), "bfloat16"),
+    "unet base 32": ("attention-unet", BASE, (32, 32, 32), "float32"),
+    "unet base 64": ("attention-unet", BASE, (64, 64, 64), "float32"),
+    "unet base flat": ("attention-unet", BASE, (40, 96, 72), "float32"),
+    "unet base 64 half": ("attention-unet", BASE, (64, 64, 64), "bfloat16"),
+    "unet large 32": ("attention-unet", LARGE, (32, 32, 32), "float32"),
+    "unet large 64": ("attention-unet", LARGE, (64, 64, 64), "float32"),
+    "additive base 64": ("additive-attention-unet", BASE, (64, 64, 64), "float32"),
+    "additive base 96": ("additive-attention-unet", BASE, (96, 64, 80), "float32"),
+    "guided small 32": ("guided-attention", SMALL, (32, 32, 32), "float32"),
+    "guided small 64": ("guided-attention", SMALL, (64, 64, 64), "float32"),
+    "guided small 96": ("guided-attention", SMALL, (96, 96, 96), "float32"),
+    "guided small odd": ("guided-attention", SMALL, (33, 75, 90), "float32"),
+    "guided small 96 half": ("guided-attention", SMALL, (96, 96, 96), "bfloat16"),
+    "guided wide flat": ("guided-attention", SHIPPED, (80, 96, 80), "float32"),
+    "guided base 32": ("guided-attention", BASE, (32, 32, 32), "float32"),
+    "guided base 64": ("guided-attention", BASE, (64, 64, 64), "float32"),
+    "guided windows 96": (
+        "guided-attention",
+        {**SMALL, "kv_pool": 1, "window": 8},
+        (96,) * 3,
+        "float32",
+    ),
+    "guided large 64": ("guided-attention", LARGE, (64, 64, 64), "float32"),
+    "guided paper 64": ("guided-attention", {"preset": "paper"}, (64, 64, 64), "float32"),
+}
+
+
+def probe(case: Case) -> dict[str, float]:
+    """Measure one case; in a fresh process."""
+    name, config, tile, precision_name = case
+    device, precision = torch.device("cpu"), Precision(precision_name, "")
+    network = build_network(name, num_classes=CLASSES, **config).eval()
+
+    def forward(size: tuple[int, int, int]) -> None:
+        x = torch.zeros((1, network.in_channels, *size))
+        with torch.inference_mode(), calibrating(network), precision.context(device):
+            network(x)
+
+    with torch.inference_mode():
+        build_network("attention-unet", channels=(4, 8))(torch.zeros((1, 1, 16, 16, 16)))
+    peak = peak_mib(lambda: forward(tile), device)
+    began = time.process_time()
+    cost = estimate_forward(network, tile, precision=precision)
+    needed = time.process_time() - began
+    rate = Rates(time.process_time).probe(network, device, precision)
+    began = time.process_time()
+    forward(tile)
+    return {
+        "peak_mib": peak,
+        "predicted_mib": cost.bytes / 2**20,
+        "seconds": time.process_time() - began,
+        "predicted_seconds": cost.flops / rate,
+        "estimate_seconds": needed,
+    }
+
+
+def table(rows: list[dict[str, Any]]) -> list[str]:
+    """Return the lines of a table in Markdown."""
+    lines = ["| case | tile | precision | MiB | predicted | ratio | s | predicted | ratio |"]
+    lines.append("|---" * 9 + "|")
+    for row in rows:
+        cells = [row["case"], " x ".join(map(str, row["tile"])), row["precision"]]
+        for key, style in (("mib", ".0f"), ("seconds", ".2f")):
+            real = row["peak_mib" if key == "mib" else key]
+            predicted = row[f"predicted_{key}"]
+            cells += [f"{real:{style}}", f"{predicted:{style}}", f"{predicted / real:.2f}"]
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--cases", default="all", help="names, separated by commas, or all")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--probe", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    if arguments.probe:
+        print(json.dumps(probe(CASES[arguments.probe])))
+        return
+    names = list(CASES) if arguments.cases == "all" else arguments.cases.split(",")
+    rows: list[dict[str, Any]] = []
+    for name in names:
+        options = ["--probe", name, "--threads", str(arguments.threads)]
+        _, _, tile, precision = CASES[name]
+        about = {"case": name, "tile": tile, "precision": precision}
+        rows.append(about | in_fresh_process(__file__, options))
+        print(json.dumps(rows[-1]), flush=True)
+    print("\n".join(table(rows)))
+    if arguments.json:
+        found = {"machine": machine(torch.device("cpu")), "rows": rows}
+        with atomic_path(arguments.json) as temporary:
+            temporary.write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
