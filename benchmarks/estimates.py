@@ -3,10 +3,10 @@
     python benchmarks/estimates.py [--cases all] [--threads 1] [--json FILE]
 
 Each case runs in a process of its own: peak memory of one pass that measures the scan's
-statistics, above what the process held before, beside `estimate_forward`; seconds of a
-second pass beside the operations divided by the speed that `Rates.probe` found with a
-small tile, both of processor time, which other programs disturb less. Another network runs
-first: what libraries take once is not the tile's.
+statistics, above what the process held before, beside `estimate_forward`; seconds of
+another such pass, and of one as later tiles take, beside the operations divided by the
+speed that `Rates.probe` found with a small tile, both of processor time, which other
+programs disturb less. Another network runs first: what libraries take once is not the tile's.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -69,9 +70,10 @@ def probe(case: Case) -> dict[str, float]:
     device, precision = torch.device("cpu"), Precision(precision_name, "")
     network = build_network(name, num_classes=CLASSES, **config).eval()
 
-    def forward(size: tuple[int, int, int]) -> None:
+    def forward(size: tuple[int, int, int], measuring: bool = True) -> None:
         x = torch.zeros((1, network.in_channels, *size))
-        with torch.inference_mode(), calibrating(network), precision.context(device):
+        mode = calibrating(network) if measuring else nullcontext()
+        with torch.inference_mode(), mode, precision.context(device):
             network(x)
 
     with torch.inference_mode():
@@ -80,25 +82,32 @@ def probe(case: Case) -> dict[str, float]:
     began = time.process_time()
     cost = estimate_forward(network, tile, precision=precision)
     needed = time.process_time() - began
-    rate = Rates(time.process_time).probe(network, device, precision)
-    began = time.process_time()
-    forward(tile)
+    rates = Rates(time.process_time)
+    rates.probe(network, device, precision)
+    seconds = {}
+    for name, measuring in (("seconds", True), ("later_seconds", False)):
+        began = time.process_time()
+        forward(tile, measuring)
+        seconds[name] = time.process_time() - began
+        rate = rates.known(network, device, precision, measuring=measuring)
+        seconds["predicted_" + name] = cost.flops / rate
     return {
         "peak_mib": peak,
         "predicted_mib": cost.bytes / 2**20,
-        "seconds": time.process_time() - began,
-        "predicted_seconds": cost.flops / rate,
+        **seconds,
         "estimate_seconds": needed,
     }
 
 
 def table(rows: list[dict[str, Any]]) -> list[str]:
     """Return the lines of a table in Markdown."""
-    lines = ["| case | tile | precision | MiB | predicted | ratio | s | predicted | ratio |"]
-    lines.append("|---" * 9 + "|")
+    heads = ["case", "tile", "precision"]
+    for unit in ("MiB", "s, with statistics", "s, later tiles"):
+        heads += [unit, "predicted", "ratio"]
+    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     for row in rows:
         cells = [row["case"], " x ".join(map(str, row["tile"])), row["precision"]]
-        for key, style in (("mib", ".0f"), ("seconds", ".2f")):
+        for key, style in (("mib", ".0f"), ("seconds", ".2f"), ("later_seconds", ".2f")):
             real = row["peak_mib" if key == "mib" else key]
             predicted = row[f"predicted_{key}"]
             cells += [f"{real:{style}}", f"{predicted:{style}}", f"{predicted / real:.2f}"]

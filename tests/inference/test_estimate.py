@@ -23,7 +23,8 @@ torch.set_num_threads(1)
 name, config, tile = json.loads(sys.argv[1])
 network = build_network(name, num_classes=4, **config).eval()
 with torch.inference_mode(), calibrating(network):
-    network(torch.zeros(1, 1, 16, 16, 16))  # threads, kernels, the heap's first pages
+    # Threads, kernels, the heap's first pages: by another network, whose pages are few.
+    build_network("attention-unet", channels=(4, 8))(torch.zeros(1, 1, 16, 16, 16))
     x = torch.zeros(1, 1, *tile)
     def status(key):
         text = open("/proc/self/status").read()
@@ -111,10 +112,16 @@ def test_speed_is_learned_and_probed():
     network = build_network("attention-unet", channels=(4, 8)).eval()
     rates, cpu, exact = Rates(), torch.device("cpu"), Precision("float32", "")
     assert rates.known(network, cpu, exact) is None
-    probed = rates.probe(network, cpu, exact)
+    rates.probe(network, cpu, exact)
+    probed = rates.known(network, cpu, exact)
+    measuring = rates.known(network, cpu, exact, measuring=True)
     assert probed > 0
+    assert measuring > 0
+    assert measuring != probed
+    rates.probe(network, cpu, exact)  # nothing to do
     assert rates.known(network, cpu, exact) == probed
     rates.learn(network, cpu, exact, (64, 64, 64), 2.0)
     flops = estimate_forward(network, (64, 64, 64)).flops
     assert rates.known(network, cpu, exact) == pytest.approx(flops / 2)
+    assert rates.known(network, cpu, exact, measuring=True) == measuring
     assert rates.known(network, cpu, Precision("bfloat16", "")) is None

@@ -53,36 +53,49 @@ def outlook(
     grid, device, precision = setup.place.grid, setup.choice.device, setup.precision
     whole = plan_tiles(grid.shape, setup.tile, setup.overlap, plan_multiple(network))
     plan = whole.within(setup.box)
-    passes = [(plan.tile, 1, len(plan.tiles))]  # size, tiles at once, how often
-    if len(whole.tiles) > 1 and any(isinstance(m, ScanNorm3d) for m in network.modules()):
+    calibrates = any(isinstance(m, ScanNorm3d) for m in network.modules())
+    alone = len(whole.tiles) == 1
+    # Size, tiles at once, how often, and whether the scan's statistics are measured.
+    passes = [(plan.tile, 1, len(plan.tiles), alone and calibrates)]
+    if calibrates and not alone:
         # The statistics are measured first, over as much at once as fits.
         first = calibration_choices(
             whole, lambda n: fits_whole(n, network, device, precision.name)
         )[0]
-        passes.append((first[0].shape, len(first), 1))
+        passes.append((first[0].shape, len(first), 1, True))
     logits = 4 * network.num_classes * float(np.prod(setup.box.shape))
     around = logits + 8.0 * scan_voxels
     try:
         costs = [
             estimate_forward(network, size, batch=batch, precision=precision)
-            for size, batch, _ in passes
+            for size, batch, *_ in passes
         ]
     except (RuntimeError, NotImplementedError):  # a network that can't run without data
-        voxels = max(batch * float(np.prod(network.padded_size(s))) for s, batch, _ in passes)
+        voxels = max(batch * float(np.prod(network.padded_size(s))) for s, batch, *_ in passes)
         size = bytes_per_voxel(network, precision.name) * voxels
         return Outlook(len(plan.tiles), int(size + around), None)
-    flops = sum(often * cost.flops for cost, (_, _, often) in zip(costs, passes, strict=True))
+    work = [(often * c.flops, m) for c, (_, _, often, m) in zip(costs, passes, strict=True)]
     peak = max(cost.bytes for cost in costs)
-    return Outlook(len(plan.tiles), int(peak + around), _seconds(network, setup, flops, probe))
+    return Outlook(len(plan.tiles), int(peak + around), _seconds(network, setup, work, probe))
 
 
-def _seconds(network: SegmentationNetwork, setup: Setup, flops: float, probe: bool) -> float | None:
-    device, precision = setup.choice.device, setup.precision
+def _seconds(
+    network: SegmentationNetwork, setup: Setup, work: list[tuple[float, bool]], probe: bool
+) -> float | None:
+    """Seconds of passes, given as operations and whether they measure statistics."""
+    about = network, setup.choice.device, setup.precision
+    seconds = 0.0
     try:
-        rate = (rates.probe if probe else rates.known)(network, device, precision)
+        if probe:
+            rates.probe(*about)
+        for flops, measuring in work:
+            rate = rates.known(*about, measuring=measuring)
+            if not rate:
+                return None
+            seconds += flops / rate
     except (RuntimeError, NotImplementedError):
         return None  # the device does not take it; the run will say so
-    return flops / rate if rate else None
+    return seconds
 
 
 def in_words(seconds: float) -> str:

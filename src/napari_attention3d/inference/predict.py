@@ -277,7 +277,8 @@ class _Runner:
         """Compute tiles and add them to the sums."""
         begin = time.perf_counter()
         single = len(self.plan.starts_product) == 1
-        if single and self.calibrates and not read_calibration(self.network):
+        measuring = single and self.calibrates and not read_calibration(self.network)
+        if measuring:
             # The only tile is the whole grid: measuring its statistics is predicting it.
             with calibrating(self.network):
                 output = self.forward(boxes)
@@ -293,9 +294,8 @@ class _Runner:
                 self._blend(self.maps[name], output.maps[name][index, 0], box, spec.stride)
         if boxes[0].shape == self.plan.tile:  # how fast this network is, for the next outlook
             seconds = time.perf_counter() - begin
-            rates.learn(
-                self.network, self.device, self.precision, self.plan.tile, seconds, len(boxes)
-            )
+            about = self.network, self.device, self.precision, self.plan.tile, seconds, len(boxes)
+            rates.learn(*about, measuring=measuring)
 
     def _blend(self, total: Tensor, part: Tensor, box: Box, stride: Sequence[int]) -> None:
         """Add a tile's values, weighted, where they fall into the wanted box."""
