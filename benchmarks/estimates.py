@@ -1,12 +1,13 @@
 """What a forward pass was predicted to cost, and what it took.
 
-    python benchmarks/estimates.py [--cases all] [--threads 1] [--json FILE]
+    python benchmarks/estimates.py [--cases all] [--threads 1] [--write]
 
 Each case runs in a process of its own: peak memory of one pass that measures the scan's
 statistics, above what the process held before, beside `estimate_forward`; seconds of
 another such pass, and of one as later tiles take, beside the operations divided by the
 speed that `Rates.probe` found with a small tile, both of processor time, which other
 programs disturb less. Another network runs first: what libraries take once is not the tile's.
+--write puts the table into benchmarks/RESULTS.md and the rows into benchmarks/results/.
 """
 
 from __future__ import annotations
@@ -20,12 +21,19 @@ from typing import Any
 
 import torch
 from comparison.measure import in_fresh_process, machine, peak_mib
+from comparison.report import update_section
 
 from napari_attention3d.inference.device import Precision
 from napari_attention3d.inference.estimate import Rates, estimate_forward
 from napari_attention3d.networks import build_network, calibrating
 from napari_attention3d.volumes.atomic import atomic_path
 
+HERE = Path(__file__).resolve().parent
+ABOUT = """\
+`python benchmarks/estimates.py --write`. {date}, {device}, {threads} thread, torch {torch}.
+What `estimate_forward` and `Rates.probe` told about one pass, and what it took in a fresh
+process: peak memory above the process before it, seconds of processor time. The probe runs
+tiles of 64 voxels along each axis, smaller ones for large networks."""
 CLASSES = 8
 SMALL, BASE, LARGE = {"preset": "small"}, {"preset": "base"}, {"preset": "large"}
 SHIPPED = {"widths": [32, 64, 128, 256], "features": 16, "kv_pool": 2}
@@ -115,11 +123,28 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
+def summary(rows: list[dict[str, Any]]) -> str:
+    """Say how far off the predictions are."""
+    parts = []
+    for what, key in (
+        ("memory", "peak_mib"),
+        ("time with statistics", "seconds"),
+        ("time of later tiles", "later_seconds"),
+    ):
+        predicted = "predicted_mib" if key == "peak_mib" else f"predicted_{key}"
+        ratios = sorted(row[predicted] / row[key] for row in rows)
+        close = sum(abs(ratio - 1) <= 0.25 for ratio in ratios)
+        parts.append(
+            f"{what}: {close} of {len(rows)} within 25 % ({ratios[0]:.2f} to {ratios[-1]:.2f})"
+        )
+    return "Predicted / real, " + "; ".join(parts) + "."
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cases", default="all", help="names, separated by commas, or all")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--write", action="store_true")
     parser.add_argument("--probe", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -134,11 +159,15 @@ def main() -> None:
         about = {"case": name, "tile": tile, "precision": precision}
         rows.append(about | in_fresh_process(__file__, options))
         print(json.dumps(rows[-1]), flush=True)
-    print("\n".join(table(rows)))
-    if arguments.json:
-        found = {"machine": machine(torch.device("cpu")), "rows": rows}
-        with atomic_path(arguments.json) as temporary:
-            temporary.write_text(json.dumps(found, indent=1) + "\n")
+    lines = [*table(rows), "", summary(rows)]
+    print("\n".join(lines))
+    if arguments.write:
+        about = machine(torch.device("cpu"))
+        text = ABOUT.format(**about) + "\n\n" + "\n".join(lines)
+        update_section(HERE / "RESULTS.md", "Predicted and real cost of a pass", text)
+        (HERE / "results").mkdir(exist_ok=True)
+        with atomic_path(HERE / "results" / "estimates.json") as temporary:
+            temporary.write_text(json.dumps({"machine": about, "rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

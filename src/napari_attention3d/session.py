@@ -191,7 +191,7 @@ def preflight(
     choose_maps(options.attention, model.network.map_specs)
     network, grid = model.network, setup.place.grid
     cost = outlook(network, setup, int(np.prod(volume.array.shape)), probe=probe)
-    time_ = f" and {in_words(cost.seconds)}" if cost.seconds is not None else ""
+    time_ = f" and {in_words(cost.seconds)} in the network" if cost.seconds is not None else ""
     text = (
         f"{' x '.join(map(str, grid.shape))} voxels of "
         f"{' x '.join(f'{s:.3g}' for s in grid.spacing)} {grid.unit} in "
