@@ -1,17 +1,19 @@
-"""Write a file completely or not at all."""
+"""Write a file or a folder completely or not at all."""
 
 from __future__ import annotations
 
 import errno
 import os
 import secrets
+import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..errors import OutputError
 
-__all__ = ["atomic_path"]
+__all__ = ["atomic_folder", "atomic_path"]
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
@@ -58,6 +60,69 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
         if temporary is not None:
             with suppress(OSError):  # gone already after os.replace
                 temporary.unlink()
+
+
+@contextmanager
+def atomic_folder(target: str | Path) -> Iterator[Path]:
+    """Give a temporary folder beside the target that becomes the target at success.
+
+    Parameters
+    ----------
+    target
+        The folder to write. An older one stays until the new one is complete, then goes
+        with all that is in it. If it is a symbolic link, what it points to is replaced.
+
+    Yields
+    ------
+    Path
+        An empty folder with the target's last suffix, for the caller to fill. It is
+        removed if the block raises or is interrupted.
+
+    Raises
+    ------
+    OutputError
+        As for `atomic_path`.
+    """
+    target = Path(target)
+    temporary: Path | None = None
+    try:
+        real = Path(os.path.realpath(target))
+        if real.exists() and not real.is_dir():
+            raise NotADirectoryError(errno.EEXIST, "a file of that name is there")
+        candidate = real.parent / f".na3d-{secrets.token_hex(6)}{real.suffix}"
+        candidate.mkdir()
+        temporary = candidate
+        yield temporary
+        _replace_folder(temporary, real)
+    except OSError as error:
+        raise OutputError(_explain(target, error)) from error
+    finally:
+        if temporary is not None:
+            _remove_folder(temporary)
+
+
+def _replace_folder(new: Path, target: Path) -> None:
+    """Rename; a folder can't be replaced in one step, so the older one is put aside first."""
+    if not target.exists():
+        os.rename(new, target)
+        return
+    aside = new.with_name(f"{new.stem}-old{new.suffix}")
+    os.rename(target, aside)
+    try:
+        os.rename(new, target)
+    except BaseException:
+        os.rename(aside, target)
+        raise
+    _remove_folder(aside)
+
+
+def _remove_folder(folder: Path) -> None:
+    """Remove all of it, even if a thread that is being stopped still writes a last file."""
+    for _ in range(20):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            return
+        time.sleep(0.05)
 
 
 def _suffixes(path: Path) -> str:
