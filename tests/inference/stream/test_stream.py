@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 import torch
 
 from napari_attention3d.inference.stream import (
     NotStreamable,
+    margin,
     peak_bytes,
     record_graph,
     stream,
@@ -174,3 +177,93 @@ def test_norms_without_statistics_are_refused():
     network = build_network("attention-unet", channels=(4, 8), norm="group").eval()
     with pytest.raises(NotStreamable):
         record_graph(network, (16, 16, 16))
+
+
+def ranged(graph, x, planes, ranges):
+    """Outputs over ranges, and the planes of the scan that were read."""
+    parts, reads = {name: [] for name in graph.outputs}, []
+
+    def source(a, b):
+        reads.append((a, b))
+        return x.narrow(graph.axis, a, b - a)
+
+    with torch.inference_mode():
+        for step in stream(graph, source, planes, ranges=ranges):
+            for name, value in step.items():
+                parts[name].append(value)
+    joined = {name: torch.cat(v, dim=graph.axis) for name, v in parts.items() if v}
+    return joined, reads
+
+
+@pytest.mark.parametrize("case", LOCAL)
+@pytest.mark.parametrize("shape", [(45, 9, 11), (7, 38, 10), (10, 12, 33)])
+def test_any_range_is_the_slice_of_the_whole(case, shape):
+    network = build(case)
+    x = torch.randn(1, 1, *shape, generator=torch.Generator().manual_seed(2))
+    graph = record_graph(network, shape, maps=list(network.map_specs))
+    whole = single(network, x)
+    dice = random.Random(f"{case} {shape}")
+    for _ in range(6):
+        ranges = {}
+        for name, value in whole.items():
+            ends = sorted(dice.sample(range(value.shape[graph.axis] + 1), 2))
+            ranges[name] = (ends[0], ends[1])
+        found, _ = ranged(graph, x, dice.choice([1, 3, 8, 100]), ranges)
+        expected = {
+            n: v.narrow(graph.axis, ranges[n][0], ranges[n][1] - ranges[n][0])
+            for n, v in whole.items()
+        }
+        assert_equal(found, expected)
+
+
+def test_a_range_reads_only_what_it_is_made_of():
+    network = build("attention-unet")
+    x = torch.randn(1, 1, 200, 8, 8)
+    graph = record_graph(network, (200, 8, 8), maps=["gate-level-2"], axis=2)
+    ranges = {"logits": (101, 119), "gate-level-2": (0, 0)}
+    found, reads = ranged(graph, x, 5, ranges)
+    assert set(found) == {"logits"}
+    assert found["logits"].shape[2] == 18
+    z, _, _ = margin(network)
+    assert min(a for a, _ in reads) >= 101 - z
+    assert max(b for _, b in reads) <= 119 + z
+    changed = x.clone()
+    changed[:, :, : min(a for a, _ in reads)] = torch.nan
+    changed[:, :, max(b for _, b in reads) :] = torch.nan
+    again, _ = ranged(graph, changed, 5, ranges)
+    assert torch.equal(again["logits"], found["logits"])
+
+
+def test_going_on_where_a_pass_was_cut_off():
+    network = build("attention-unet")
+    x = torch.randn(1, 1, 50, 10, 8)
+    graph = record_graph(network, (50, 10, 8), maps=["gate-level-2"])
+    whole, done = run(graph, x, 50), dict.fromkeys(graph.outputs, 0)
+    parts = {name: [] for name in graph.outputs}
+    with torch.inference_mode():
+        for step in stream(graph, lambda a, b: x[:, :, a:b], 20):
+            for name, value in step.items():
+                parts[name].append(value)
+                done[name] += value.shape[2]
+            if done["logits"] == 20:
+                break
+    rest = {name: (n, graph.nodes[graph.outputs[name]].shape[2]) for name, n in done.items()}
+    found, _ = ranged(graph, x, 7, rest)
+    assert_equal(
+        {n: torch.cat((*parts[n], *([found[n]] if n in found else [])), dim=2) for n in parts},
+        whole,
+    )
+
+
+@pytest.mark.parametrize(
+    "ranges", [{"logits": (3, 3)}, {"logits": (-1, 3)}, {"logits": (0, 31)}, {"gate": (0, 1)}]
+)
+def test_wrong_ranges_are_refused(ranges):
+    graph = record_graph(build("attention-unet"), (30, 8, 8))
+    with pytest.raises(ValueError, match="logits"):
+        next(stream(graph, lambda a, b: torch.zeros(1, 1, b - a, 8, 8), 4, ranges=ranges))
+
+
+def test_a_short_range_holds_less():
+    graph = record_graph(build("attention-unet"), (200, 16, 16))
+    assert peak_bytes(graph, 8, {"logits": (90, 98)}) < peak_bytes(graph, 8)

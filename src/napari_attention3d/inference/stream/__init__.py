@@ -6,6 +6,15 @@ single pass over the whole grid, in memory that does not grow with its longest a
 """
 
 from .graph import NotStreamable, StreamGraph, record_graph
+from .margin import margin, reach
 from .run import peak_bytes, stream
 
-__all__ = ["NotStreamable", "StreamGraph", "peak_bytes", "record_graph", "stream"]
+__all__ = [
+    "NotStreamable",
+    "StreamGraph",
+    "margin",
+    "peak_bytes",
+    "reach",
+    "record_graph",
+    "stream",
+]

@@ -6,6 +6,7 @@ its output planes from a range of input planes, exactly as over the whole axis.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass, field
@@ -182,7 +183,9 @@ class Transposed(Operation):
         s, p = self.stride[a], self.padding[a]
         reach = self.dilation[a] * (self.weight.shape[self.axis] - 1)
         low = -((reach - lo - p) // s)
-        return max(0, low), min(self.inputs[0], (hi - 1 + p) // s + 1)
+        high = min(self.inputs[0], (hi - 1 + p) // s + 1)
+        # At least one, also where no kernel reaches: it still carries the bias.
+        return min(max(0, low), high - 1), high
 
     def run(self, lo: int, hi: int, first: int, parts: Sequence[Tensor]) -> Tensor:
         """Spread a slab and cut the range out of it."""
@@ -224,7 +227,7 @@ class Resize(Operation):
         if self.inputs[0] == self.planes:
             return lo, hi
         last = self.inputs[0]
-        return int(self._source(lo)), min(last, int(self._source(hi - 1)) + 2)
+        return int(self._source(lo)), min(last, math.ceil(self._source(hi - 1)) + 1)
 
     def run(self, lo: int, hi: int, first: int, parts: Sequence[Tensor]) -> Tensor:
         """Interpolate within planes by torch, between planes by hand."""
@@ -243,7 +246,7 @@ class Resize(Operation):
         where = torch.tensor([self._source(o) for o in range(lo, hi)], dtype=torch.float64)
         low = where.floor().long()
         share = (where - low).to(x.dtype).reshape([-1 if a == self.axis else 1 for a in range(5)])
-        high = (low + 1).clamp_max(self.inputs[0] - 1)
+        high = (low + 1).clamp_max(first + x.shape[self.axis] - 1)  # weighs 0 where it clamps
         device = x.device
         a = x.index_select(self.axis, (low - first).to(device))
         b = x.index_select(self.axis, (high - first).to(device))
