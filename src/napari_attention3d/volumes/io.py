@@ -22,13 +22,15 @@ def read_volume(
     Parameters
     ----------
     path
-        NIfTI (.nii, .nii.gz), FreeSurfer (.mgz, .mgh) or TIFF (.tif, .tiff; ImageJ, OME).
+        NIfTI (.nii, .nii.gz), FreeSurfer (.mgz, .mgh), TIFF (.tif, .tiff; ImageJ, OME) or
+        an OME-Zarr folder (.zarr; 0.4, 0.5; or a group inside: scan.zarr/labels/cells).
     channel
         Keep only this channel, counted from 0. None keeps all.
     time
         Keep only this point in time, counted from 0; needed for a time series.
     lazy
-        Map the file's voxels instead of reading them, where the file allows.
+        Map the file's voxels instead of reading them, where the file allows (OME-Zarr:
+        a dask array of the finest level).
 
     Returns
     -------
@@ -51,10 +53,14 @@ def read_volume(
 def write_volume(path: str | Path, volume: Volume, *, like: Volume | None = None) -> Path:
     """Write a volume on its own grid; atomically: the file is complete or not there.
 
+    To write a volume larger than memory piece by piece: `formats.ome_zarr_write.streamed`.
+
     Parameters
     ----------
     path
-        Its suffix chooses the format: .nii, .nii.gz, .tif, .tiff, .ome.tif, .ome.tiff.
+        Its suffix chooses the format: .nii, .nii.gz, .tif, .tiff, .ome.tif, .ome.tiff,
+        .zarr, .ome.zarr. OME-Zarr knows no rotations and flips: other tools show such a
+        scan with its true voxel sizes and first voxel only; we restore all of it.
     volume
         (Z, Y, X) or (C, Z, Y, X). Labels (``metadata["kind"] == "labels"``) and wide or
         boolean integers are stored in the smallest unsigned integer that holds them.
@@ -66,7 +72,7 @@ def write_volume(path: str | Path, volume: Volume, *, like: Volume | None = None
     Returns
     -------
     Path
-        The file.
+        The file (OME-Zarr: the folder; an older zarr of that name is replaced).
 
     Raises
     ------

@@ -9,9 +9,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from ...errors import InputError, VolumeFormatError
-from .base import Format, matched_suffix
+from .base import Format
 from .mgz import MgzFormat
 from .nifti import NiftiFormat
+from .ome_zarr import OmeZarrFormat
 from .tiff import TiffFormat
 
 __all__ = [
@@ -23,7 +24,9 @@ __all__ = [
     "writable_suffixes",
 ]
 
-FORMATS: dict[str, Format] = {one.name: one for one in (NiftiFormat(), MgzFormat(), TiffFormat())}
+FORMATS: dict[str, Format] = {
+    one.name: one for one in (NiftiFormat(), MgzFormat(), TiffFormat(), OmeZarrFormat())
+}
 """Formats by name."""
 
 
@@ -39,7 +42,7 @@ def writable_suffixes() -> tuple[str, ...]:
 
 def can_read(path: str | Path) -> bool:
     """Whether the file's name is of a format of ours (the file is not opened)."""
-    return matched_suffix(Path(path), supported_suffixes()) != ""
+    return any(one.matches(Path(path)) for one in FORMATS.values())
 
 
 def format_for(path: str | Path, *, writing: bool = False) -> Format:
@@ -54,7 +57,7 @@ def format_for(path: str | Path, *, writing: bool = False) -> Format:
     """
     path = Path(path)
     for one in FORMATS.values():
-        if (one.writable or not writing) and matched_suffix(path, one.suffixes):
+        if (one.writable or not writing) and one.matches(path):
             return one
     if writing:
         raise InputError(

@@ -58,6 +58,10 @@ class Format(ABC):
     suffixes: ClassVar[tuple[str, ...]]
     writable: ClassVar[bool] = False
 
+    def matches(self, path: Path) -> bool:
+        """Whether the name is of this format (nothing is opened)."""
+        return matched_suffix(path, self.suffixes) != ""
+
     @abstractmethod
     def read(self, path: Path, *, channel: int | None, time: int | None, lazy: bool) -> Volume:
         """Read a file; see `napari_attention3d.volumes.read_volume`."""
@@ -81,7 +85,7 @@ def stem(path: Path, suffixes: Sequence[str]) -> str:
 
 
 @contextmanager
-def reading(path: Path, kind: str) -> Iterator[list[str]]:
+def reading(path: Path, kind: str, *, folder: bool = False) -> Iterator[list[str]]:
     """Turn whatever goes wrong in reading a file into one line with the next step.
 
     Parameters
@@ -90,6 +94,8 @@ def reading(path: Path, kind: str) -> Iterator[list[str]]:
         The file; that it exists, is a file and is not empty is checked first.
     kind
         What it should be ("NIfTI file").
+    folder
+        Whether the format is a folder instead of a file.
 
     Yields
     ------
@@ -102,7 +108,7 @@ def reading(path: Path, kind: str) -> Iterator[list[str]]:
     VolumeFormatError
         For every failure that is not ours already.
     """
-    _check_file(path)
+    _check_file(path, folder)
     try:
         with _heard() as notes:
             yield notes
@@ -148,7 +154,7 @@ def _heard() -> Iterator[list[str]]:
             logger.removeFilter(hear)
 
 
-def _check_file(path: Path) -> None:
+def _check_file(path: Path, folder: bool) -> None:
     try:
         size = path.stat().st_size
     except FileNotFoundError as error:
@@ -157,6 +163,10 @@ def _check_file(path: Path) -> None:
         raise VolumeFormatError(
             f"{path} can't be opened ({error.strerror or error}); check the name and its rights"
         ) from error
+    if folder:
+        if not path.is_dir():
+            raise VolumeFormatError(f"{path} is a file, a folder is expected; unpack it first")
+        return
     if path.is_dir():
         raise VolumeFormatError(f"{path} is a folder; choose a file inside it")
     if size == 0:
