@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
+import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +43,14 @@ class StoredArray:
         Index taken along each of the others.
     name
         Of the file, for messages.
+    channels
+        How many the file has, whether or not one was chosen.
     """
 
-    def __init__(self, array: Any, order: Sequence[int], fixed: dict[int, int], name: str) -> None:
+    def __init__(
+        self, array: Any, order: Sequence[int], fixed: dict[int, int], name: str, channels: int
+    ) -> None:
+        self.channels = channels
         self._array = array
         self._order = tuple(order)
         self._fixed = dict(fixed)
@@ -57,11 +65,6 @@ class StoredArray:
     def size(self) -> int:
         """Number of voxels."""
         return math.prod(self.shape)
-
-    @property
-    def channels(self) -> int:
-        """Channels; 1 for (Z, Y, X)."""
-        return self.shape[0] if self.ndim == 4 else 1
 
     def __getitem__(self, index: Any) -> npt.NDArray[Any]:
         """Read; integers and slices with any step.
@@ -79,6 +82,7 @@ class StoredArray:
             source[axis], then = _forwards(entry, size)
             after.append(then)
         try:
+            _check_whole(self._array, source)
             block: npt.NDArray[Any] = np.asarray(self._array[tuple(source)])
         except Attention3DError:
             raise
@@ -134,6 +138,36 @@ def _forwards(entry: Any, size: int) -> tuple[slice, Any]:
     if taken.step > 0:
         return slice(taken[0], taken[-1] + 1, taken.step), slice(None)
     return slice(taken[-1], taken[0] + 1, -taken.step), slice(None, None, -1)
+
+
+def _check_whole(array: Any, box: Sequence[slice | int]) -> None:
+    """Raise EOFError if a chunk was cut short: Blosc itself reads on beyond its end.
+
+    Parameters
+    ----------
+    array
+        zarr.Array; one that is compressed otherwise, or in shards, is not looked at.
+    box
+        What will be read of it.
+    """
+    if array.shards is not None or "Blosc" not in {type(c).__name__[:5] for c in array.compressors}:
+        return
+    folder = Path(array.store.root) / array.path
+    touched = []
+    for part, size, step in zip(box, array.shape, array.chunks, strict=True):
+        taken = range(size)[part] if isinstance(part, slice) else range(part, part + 1)
+        touched.append(range(taken[0] // step, taken[-1] // step + 1) if len(taken) else range(0))
+    for corner in itertools.product(*touched):
+        with (
+            suppress(FileNotFoundError),
+            open(folder / array.metadata.encode_chunk_key(corner), "rb") as file,
+        ):
+            head = file.read(16)
+            if (
+                len(head) < 16
+                or int.from_bytes(head[12:], "little") > os.fstat(file.fileno()).st_size
+            ):
+                raise EOFError(f"chunk {'.'.join(map(str, corner))} is cut short")
 
 
 def open_level(
@@ -195,7 +229,7 @@ def open_level(
             order.insert(0, at["c"])
         else:
             fixed[at["c"]] = channel or 0
-    return StoredArray(array, order, fixed, name)
+    return StoredArray(array, order, fixed, name, channels)
 
 
 def _open(path: Path, name: str) -> Any:
