@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from .errors import InputError
 
 if TYPE_CHECKING:
@@ -50,7 +52,17 @@ def get_reader(path: PathOrPaths) -> Callable[[PathOrPaths], list[LayerData]] | 
 
 
 def _read(path: PathOrPaths) -> list[LayerData]:
-    return [layer for one in _paths(path) for layer in _shown(one)]
+    return [layer for one in _paths(path) for layer in _opened(one)]
+
+
+def _opened(path: str) -> list[LayerData]:
+    """Layers of a file or of an OME-Zarr folder, the label maps inside it too."""
+    from .volumes.formats.ome_zarr import label_groups
+
+    layers = _shown(path)
+    for labels in label_groups(path):
+        layers += _shown(labels, kind="labels")
+    return layers
 
 
 def _paths(path: PathOrPaths) -> list[str]:
@@ -145,13 +157,39 @@ def sample_phantom_nuclei() -> list[LayerData]:
 
 def _shown(path: str | Path, name: str | None = None, kind: str | None = None) -> list[LayerData]:
     from .volumes import read_volume
-    from .widgets.layers import volume_to_layer_data
+    from .widgets.layers import guess_kind, volume_to_layer_data
 
     volume = read_volume(path)
     _stand_upright(volume)
     if name is not None:
         volume = volume.replace(name=name)
-    return volume_to_layer_data(volume, kind=kind)
+    kind = kind or str(volume.metadata.get("kind") or guess_kind(volume))
+    coarser: list[Any] = []
+    if Path(path).is_dir():
+        from .volumes.formats.ome_zarr import coarser_levels
+
+        if kind == "labels" and volume.array.nbytes <= _EDITABLE:
+            volume = volume.replace(array=np.asarray(volume.array))
+        else:
+            coarser = _shown_levels(volume.array, coarser_levels(path))
+    return volume_to_layer_data(volume, kind=kind, coarser=coarser)
+
+
+_EDITABLE = 1 << 28
+"""Label maps of so many bytes are read, since napari can't edit lazy or multiscale ones."""
+_FINE_ENOUGH = 256
+"""Voxels along the longest axis of the coarsest level shown, which is what 3D view shows."""
+
+
+def _shown_levels(finest: Any, coarser: Sequence[Any]) -> list[Any]:
+    """Levels worth showing beside the finest: napari's 3D view takes the last of them."""
+    levels, last = [], finest
+    for level in coarser:
+        if max(last.shape[-3:]) <= _FINE_ENOUGH:
+            break
+        levels.append(level)
+        last = level
+    return levels
 
 
 def _stand_upright(volume: Volume) -> None:

@@ -10,7 +10,7 @@ turned back to the scan's own grid before it is computed on or saved.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -150,7 +150,9 @@ def geometry_from_dict(entry: Mapping[str, Any]) -> Geometry:
 # ---- volume to layer
 
 
-def volume_to_layer_data(volume: Volume, *, kind: str | None = None) -> list[LayerData]:
+def volume_to_layer_data(
+    volume: Volume, *, kind: str | None = None, coarser: Sequence[Any] = ()
+) -> list[LayerData]:
     """Layers that show a volume: one per channel.
 
     Parameters
@@ -159,6 +161,8 @@ def volume_to_layer_data(volume: Volume, *, kind: str | None = None) -> list[Lay
         (Z, Y, X) or (C, Z, Y, X).
     kind
         "image" or "labels"; None: what the volume's metadata says, else `guess_kind`.
+    coarser
+        Smaller versions of its array, largest first: the layers are multiscale then.
 
     Returns
     -------
@@ -183,8 +187,10 @@ def volume_to_layer_data(volume: Volume, *, kind: str | None = None) -> list[Lay
         entry["nifti"] = volume.metadata["nifti"]
     result: list[LayerData] = []
     for index in range(volume.n_channels):
-        array = volume.array[index] if volume.array.ndim == 4 else volume.array
-        array = turn.apply(_showable(array))
+        levels = [
+            turn.apply(_showable(level[index] if level.ndim == 4 else level))
+            for level in (volume.array, *coarser)
+        ]
         keywords: dict[str, Any] = {
             "name": _channel_title(volume, index),
             "scale": shown.spacing,
@@ -193,14 +199,17 @@ def volume_to_layer_data(volume: Volume, *, kind: str | None = None) -> list[Lay
             "axis_labels": ("z", "y", "x"),
             "metadata": {KEY: dict(entry)},
         }
+        if coarser:
+            keywords["multiscale"] = True
         if kind == "labels":
-            result.append((_as_labels(array), keywords, "labels"))
+            levels = [_as_labels(level) for level in levels]
+            result.append((levels if coarser else levels[0], keywords, "labels"))
             continue
-        keywords["contrast_limits"] = contrast_limits(array)
+        keywords["contrast_limits"] = contrast_limits(levels[-1])
         if volume.n_channels > 1:
             keywords["colormap"] = _CHANNEL_COLOURS[index % len(_CHANNEL_COLOURS)]
             keywords["blending"] = "additive"
-        result.append((array, keywords, "image"))
+        result.append((levels if coarser else levels[0], keywords, "image"))
     return result
 
 
@@ -216,6 +225,10 @@ _LABEL_NAME = re.compile(
 )
 
 _CHANNEL_COLOURS = ("gray", "green", "magenta", "cyan", "yellow", "red", "blue")
+
+
+_LARGE = 1 << 26
+"""Voxels of a lazy array that are not all read to find contrast limits."""
 
 
 def _channel_title(volume: Volume, index: int) -> str:
@@ -238,6 +251,8 @@ def _as_labels(array: Any) -> Any:
 
 def contrast_limits(array: Any) -> tuple[float, float]:
     """Limits between the 0.5th and 99.8th percentile of a thin sample of the voxels."""
+    if not isinstance(array, np.ndarray) and array.size > _LARGE:
+        array = array[array.shape[0] // 2][None]  # a sample of all would read all chunks
     steps = tuple(slice(None, None, max(1, size // 48)) for size in array.shape)
     sample = np.asarray(array[steps])
     if sample.dtype.kind == "c":
@@ -309,6 +324,10 @@ def meta_to_source(
         (n + 1, n + 1) index to world of the whole layer, where it is known.
     """
     name = str(meta.get("name", "layer"))
+    if not hasattr(data, "transpose"):  # a zarr array, opened by the person
+        import dask.array
+
+        data = dask.array.from_array(data, name=False)
     ndim = int(data.ndim)
     if ndim < 3:
         raise InputError(

@@ -106,8 +106,9 @@ class StoredArray:
             axis = max(range(self.ndim), key=lambda a: -(-self.shape[a] // blocks[a]))
             blocks[axis] *= 2
         blocks = [min(b, n) for b, n in zip(blocks, self.shape, strict=True)]
+        nothing = np.empty((0,) * self.ndim, self.dtype)
         return dask.array.from_array(
-            self, chunks=tuple(blocks), name=False, fancy=False, asarray=True
+            self, chunks=tuple(blocks), name=False, fancy=False, asarray=True, meta=nothing
         )
 
     def whole(self) -> npt.NDArray[Any]:
