@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from napari_attention3d.errors import InputError, ModelMismatchError, OutOfMemory
 from napari_attention3d.geometry import Geometry
-from napari_attention3d.inference import predict
+from napari_attention3d.inference.runner import Runner
 from napari_attention3d.models import Model, ModelCard
 from napari_attention3d.networks import AttentionUNet, read_calibration
 from napari_attention3d.networks.base import MapSpec, NetworkOutput, SegmentationNetwork
@@ -280,19 +280,19 @@ def test_empty_result_says_what_to_check() -> None:
 def test_lack_of_memory_is_survived_and_told(monkeypatch: pytest.MonkeyPatch) -> None:
     scan = blob(oblique((0, 1, 2), (1, 1, 1)))
     expected = segment(scan, threshold_model()).labels.array
-    forward = predict._Runner.forward
+    compute = Runner.compute
 
-    def limited(self: Any, boxes: Any) -> Any:
-        if sum(np.prod(b.shape) for b in boxes) > 30 * 48 * 33:
+    def limited(self: Any, device: Any, batch: torch.Tensor) -> Any:
+        if batch.numel() > 30 * 48 * 33:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried")
-        return forward(self, boxes)
+        return compute(self, device, batch)
 
-    monkeypatch.setattr(predict._Runner, "forward", limited)
+    monkeypatch.setattr(Runner, "compute", limited)
     result = segment(scan, threshold_model())
     assert np.array_equal(result.labels.array, expected)
     assert "ran out" in result.warnings[0]
     assert result.provenance["plan"]["tiles"] > 1
-    monkeypatch.setattr(predict._Runner, "forward", lambda self, boxes: torch.empty(2**60))
+    monkeypatch.setattr(Runner, "compute", lambda self, device, batch: torch.empty(2**60))
     with pytest.raises(OutOfMemory, match="close other programs"):
         segment(scan, threshold_model())
 

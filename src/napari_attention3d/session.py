@@ -19,10 +19,10 @@ from . import __version__
 from .attention.maps import choose_maps, map_volumes
 from .errors import InputError
 from .inference.outlook import in_words, outlook
-from .inference.postprocess import Returned, to_scan_grid
-from .inference.predict import GridPrediction, predict_adaptively
+from .inference.predict import GridPrediction, run_attempts
 from .inference.preprocess import Prepared, Preprocessor, crop_region
-from .inference.setup import Setup, describe_run, set_up_trusted
+from .inference.setup import Setup, describe_run, focus_on_grid, plan_run, set_up_trusted
+from .inference.sink import Allocate, ScanResults, in_memory
 from .models.card import ModelCard
 from .models.store import Model
 from .progress import Job, Progress
@@ -62,6 +62,8 @@ class SegmentOptions(BaseModel):
         Which channel of a scan with several to use.
     precision
         "auto", "exact" or "fast": see `choose_precision`.
+    memory
+        Bytes that the run may take; None: a share of what is free.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -75,6 +77,7 @@ class SegmentOptions(BaseModel):
     tile: tuple[int, int, int] | None = None
     channel: int | None = Field(default=None, ge=0)
     precision: Literal["auto", "exact", "fast"] = "auto"
+    memory: int | None = Field(default=None, gt=0)
 
     @field_validator("tile")
     @classmethod
@@ -131,7 +134,7 @@ class Preflight:
     text
         One line for the person.
     tiles
-        Tiles to compute.
+        Tiles to compute; 0 where the scan goes through plane by plane.
     grid_shape
         Voxels of the model's grid (z, y, x).
     bytes
@@ -163,6 +166,7 @@ def _set_up(
         tile=options.tile,
         overlap=options.overlap,
         channel=options.channel,
+        memory=options.memory,
     )
     doubts = [f"computed on the CPU: {problem}"] if problem else []
     if model.card.metrics.get("import", {}).get("encoder_only"):
@@ -188,14 +192,16 @@ def preflight(
     """
     options = options or SegmentOptions()
     setup, _ = _set_up(volume, model, options, test=probe)
-    choose_maps(options.attention, model.network.map_specs)
+    maps = choose_maps(options.attention, model.network.map_specs)
     network, grid = model.network, setup.place.grid
-    cost = outlook(network, setup, int(np.prod(volume.array.shape)), probe=probe)
+    voxels = int(np.prod(volume.array.shape))
+    cost = outlook(network, setup, voxels, maps=maps, probe=probe)
     time_ = f" and {in_words(cost.seconds)} in the network" if cost.seconds is not None else ""
+    how = f"in {cost.tiles} tile{'s' * (cost.tiles > 1)}" if cost.tiles else "plane by plane"
     text = (
         f"{' x '.join(map(str, grid.shape))} voxels of "
-        f"{' x '.join(f'{s:.3g}' for s in grid.spacing)} {grid.unit} in "
-        f"{cost.tiles} tile{'s' * (cost.tiles > 1)}, about {_memory(cost.bytes)}{time_}, on "
+        f"{' x '.join(f'{s:.3g}' for s in grid.spacing)} {grid.unit} {how}, "
+        f"about {_memory(cost.bytes)}{time_}, on "
         f"{setup.choice.device} ({setup.choice.reason}), {setup.precision.name}"
     )
     return Preflight(text, cost.tiles, grid.shape, cost.bytes, cost.seconds)
@@ -211,6 +217,8 @@ def segment_job(
     options: SegmentOptions | None = None,
     *,
     calibration: Mapping[str, tuple[list[float], list[float]]] | None = None,
+    focus: Sequence[float] | None = None,
+    allocate: Allocate = in_memory,
 ) -> Job[Segmentation]:
     """Segment a scan.
 
@@ -228,49 +236,53 @@ def segment_job(
     calibration
         ``provenance["calibration"]`` of an earlier run over the same scan, to be used
         instead of measuring the scan's statistics again.
+    focus
+        Voxel (z, y, x) of the scan's array that is looked at: the work begins there.
+    allocate
+        Makes the arrays of the results ("labels", "probabilities", "uncertainty" and maps
+        by name); default: in memory.
 
     Yields
     ------
     Progress
-        Per tile; closing the generator cancels within one tile.
+        Per step; ``partial`` lists labels that are final (`Finished`). Closing the
+        generator cancels within one step.
 
     Raises
     ------
     InputError, ModelMismatchError
         If scan, model and options don't fit together.
     OutOfMemory
-        If even the smallest tile does not fit the memory.
+        If even the smallest plan does not fit the memory.
     """
     options = options or SegmentOptions()
     begin = time.perf_counter()
     yield Progress(0, 0, "Preparing the scan")
     setup, doubts = _set_up(volume, model, options, test=True)
     maps = choose_maps(options.attention, model.network.map_specs)
-    prepared = Preprocessor(model.card).prepare(volume, channel=options.channel)
-    prediction = yield from predict_adaptively(
-        model.network,
-        prepared.tensor,
-        setup.tile,
-        setup.overlap,
-        device=setup.choice.device,
-        maps=maps,
-        precision=setup.precision,
-        box=setup.box,
-        calibration=calibration,
-    )
-    tiles = len(prediction.plan.tiles)
-    yield Progress(tiles, tiles, "Back to the scan's own grid")
-    returned = to_scan_grid(
-        prediction.logits,
-        setup.place.grid.cropped(setup.box.start, setup.box.shape),
+    prepared = yield from Preprocessor(model.card).open(volume, channel=options.channel)
+    results = ScanResults(
+        len(model.card.classes),
+        setup.place.grid,
         setup.target,
         setup.place.reorientation,
         probabilities=options.probabilities,
         uncertainty=options.uncertainty,
+        allocate=allocate,
+    )
+    prediction = yield from run_attempts(
+        model.network,
+        prepared.source,
+        plan_run(model.network, setup, maps, calibrated=calibration is not None),
+        calibration=calibration,
+        results=results,
+        allocate=allocate,
+        focus=focus_on_grid(setup.place, focus),
+        skip_empty=model.card.skip_empty,
     )
     seconds = time.perf_counter() - begin
     prediction.warnings[:0] = doubts
-    return _gather(volume, model, options, setup, prepared, prediction, returned, seconds)
+    return _gather(volume, model, options, setup, prepared, prediction, results, seconds)
 
 
 def segment(
@@ -333,13 +345,13 @@ def _gather(
     setup: Setup,
     prepared: Prepared,
     prediction: GridPrediction,
-    returned: Returned,
+    results: ScanResults,
     seconds: float,
 ) -> Segmentation:
     card = model.card
     _, geometry = crop_region(volume.geometry, options.region)
     warnings = [*prepared.warnings, *prediction.warnings]
-    if not returned.labels.any():
+    if not results.found:
         warnings.append(_empty_warning(card, prepared))
     provenance = {
         "software": {"napari-attention3d": __version__, "torch": torch.__version__},
@@ -370,9 +382,9 @@ def _gather(
         unit=volume.geometry.unit,
         name=volume.name,
     )
-    shares, doubt = returned.probabilities, returned.uncertainty
+    shares, doubt = results.probabilities, results.uncertainty
     return Segmentation(
-        labels=place(returned.labels, "labels", kind="labels"),
+        labels=place(results.labels, "labels", kind="labels"),
         probabilities=None if shares is None else place(shares, "probabilities", card.class_names),
         uncertainty=None if doubt is None else place(doubt, "uncertainty"),
         attention=attention,

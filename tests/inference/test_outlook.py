@@ -10,6 +10,7 @@ import torch
 
 from napari_attention3d.geometry import Geometry
 from napari_attention3d.inference import outlook as outlook_module
+from napari_attention3d.inference import plans
 from napari_attention3d.inference.device import DeviceChoice, Precision
 from napari_attention3d.inference.estimate import Rates, estimate_forward
 from napari_attention3d.inference.outlook import in_words, outlook
@@ -37,10 +38,10 @@ def rates(monkeypatch):
     return mine
 
 
-def setup_of(shape, tile):
+def setup_of(shape, tile, as_asked=True):
     box = Box((0, 0, 0), shape)
     place = _Place(shape)
-    return Setup(place, place.grid, box, tile, 0.25, DeviceChoice(CPU, ""), EXACT)
+    return Setup(place, place.grid, box, tile, 0.25, DeviceChoice(CPU, ""), EXACT, as_asked)
 
 
 def learn(rates, network, tile, speed, speed_measuring):
@@ -56,7 +57,7 @@ def test_a_grid_in_one_tile_is_one_pass_that_measures(network, rates):
     cost = estimate_forward(network, (48, 40, 32))
     assert told.tiles == 1
     assert told.seconds == pytest.approx(cost.flops / 1e8)
-    assert told.bytes == pytest.approx(cost.bytes + (4 * 2 + 8) * 48 * 40 * 32)
+    assert told.bytes == pytest.approx(cost.bytes + (4 * 2 + 8 + 1) * 48 * 40 * 32)
 
 
 def test_tiles_come_after_a_pass_over_the_whole_grid(network, rates):
@@ -66,7 +67,7 @@ def test_tiles_come_after_a_pass_over_the_whole_grid(network, rates):
     tile = estimate_forward(network, (32, 32, 32))
     assert told.tiles == 2
     assert told.seconds == pytest.approx(whole.flops / 1e8 + 2 * tile.flops / 1e9)
-    assert told.bytes == pytest.approx(whole.bytes + 4 * 2 * 48 * 32 * 32)
+    assert told.bytes == pytest.approx(whole.bytes + 4 * 2 * 32**3 + 48 * 32 * 32)
 
 
 def test_where_the_whole_grid_does_not_fit_tiles_are_measured(network, rates, monkeypatch):
@@ -75,6 +76,19 @@ def test_where_the_whole_grid_does_not_fit_tiles_are_measured(network, rates, mo
     told = outlook(network, setup_of((48, 32, 32), (32, 32, 32)), 0)
     tile = estimate_forward(network, (32, 32, 32))
     assert told.seconds == pytest.approx(tile.flops / 1e8 + 2 * tile.flops / 1e9)
+
+
+def test_an_exact_pass_costs_a_tiles_operations_per_voxel(network, rates, monkeypatch):
+    learn(rates, network, (24, 24, 24), 1e9, 1e8)
+    for module in (outlook_module, plans):
+        monkeypatch.setattr(module, "fits_whole", lambda voxels, *_: voxels <= 2 * 32**3)
+    told = outlook(network, setup_of((96, 32, 32), (32, 32, 32), False), 0)
+    tile = estimate_forward(network, (32, 32, 32))
+    two = estimate_forward(network, (32, 32, 32), batch=2)
+    assert told.attempt.engine == "exact"
+    assert told.tiles == 0
+    assert told.seconds == pytest.approx(two.flops / 1e8 + 3 * tile.flops / 1e9)
+    assert told.bytes >= two.bytes
 
 
 def test_no_time_without_a_measurement_and_one_with(network, rates):

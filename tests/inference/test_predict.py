@@ -8,13 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from napari_attention3d.errors import InputError, OutOfMemory
-from napari_attention3d.inference import predict
+from napari_attention3d.errors import InputError
+from napari_attention3d.inference import runner
 from napari_attention3d.inference.device import Precision
 from napari_attention3d.inference.predict import (
     GridPrediction,
     plan_multiple,
-    predict_adaptively,
     predict_grid,
     private_copy,
     spread_tiles,
@@ -101,7 +100,7 @@ def test_statistics_of_tiles_when_the_grid_is_too_large(
     limit: int,
     tiles: int,
 ) -> None:
-    monkeypatch.setattr(predict, "fits_whole", lambda voxels, *rest: voxels <= limit)
+    monkeypatch.setattr(runner, "fits_whole", lambda voxels, *rest: voxels <= limit)
     network = point_network(0.0, norm=True).eval()
     x = noise((32, 32, 33))
     finish(predict_grid(network, x, plan_for(network, (32, 32, 33), 16), device=CPU))
@@ -200,69 +199,6 @@ def test_private_copy_shares_weights_only(unet: AttentionUNet) -> None:
     for mine, other in zip(unet.parameters(), twin.parameters(), strict=True):
         assert mine is other
     assert not {id(m) for m in unet.modules()} & {id(m) for m in twin.modules()}
-
-
-def fail_above(monkeypatch: pytest.MonkeyPatch, voxels: int, error: Exception) -> None:
-    forward = predict._Runner.forward
-
-    def limited(self: Any, boxes: Any) -> Any:
-        if sum(np.prod(b.shape) for b in boxes) > voxels:
-            raise error
-        return forward(self, boxes)
-
-    monkeypatch.setattr(predict._Runner, "forward", limited)
-
-
-OUT_OF_MEMORY = [
-    torch.OutOfMemoryError("CUDA out of memory"),
-    MemoryError(),
-    RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"),
-]
-
-
-@pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=["cuda", "python", "cpu"])
-def test_out_of_memory_goes_on_with_smaller_tiles(
-    point_network: Build, monkeypatch: pytest.MonkeyPatch, error: Exception
-) -> None:
-    network, x = point_network(), noise((40, 40, 70))
-    plan = plan_for(network, (40, 40, 70), 100)
-    whole = finish(predict_grid(network, x, plan, device=CPU))
-    fail_above(monkeypatch, 40 * 40 * 36, error)
-    result = finish(predict_adaptively(network, x, (100, 100, 100), 0.25, device=CPU))
-    assert len(result.plan.tiles) > 1
-    assert "ran out" in result.warnings[0]
-    torch.testing.assert_close(result.logits, whole.logits, atol=1e-5, rtol=1e-5)
-
-
-def test_out_of_memory_equals_a_run_with_the_smaller_tiles(
-    unet: AttentionUNet, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The statistics too: from one tile, since neither the grid nor three tiles fit."""
-    x = noise((32, 32, 72))
-    fail_above(monkeypatch, 32 * 32 * 71, MemoryError())
-    small = finish(predict_adaptively(unet, x, (32, 32, 36), 0.25, device=CPU))
-    result = finish(predict_adaptively(unet, x, (32, 32, 72), 0.25, device=CPU))
-    assert result.plan.tile == small.plan.tile == (32, 32, 36)
-    assert (len(small.warnings), len(result.warnings)) == (0, 1)
-    assert torch.equal(result.logits, small.logits)
-
-
-def test_out_of_memory_at_the_smallest_tile_says_what_to_do(
-    point_network: Build, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fail_above(monkeypatch, 0, MemoryError())
-    network = point_network()
-    with pytest.raises(OutOfMemory, match="even for tiles of 32 x 32 x 32 voxels; close"):
-        finish(predict_adaptively(network, noise((50, 50, 50)), (50,) * 3, 0.25, device=CPU))
-
-
-def test_other_errors_come_through_as_they_are(
-    point_network: Build, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fail_above(monkeypatch, 0, RuntimeError("size mismatch"))
-    network = point_network()
-    with pytest.raises(RuntimeError, match="size mismatch"):
-        finish(predict_adaptively(network, noise((8, 8, 8)), (8, 8, 8), 0.25, device=CPU))
 
 
 def test_values_that_are_not_finite_are_reported(point_network: Build) -> None:

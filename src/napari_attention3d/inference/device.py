@@ -15,10 +15,17 @@ __all__ = ["DeviceChoice", "Precision", "choose_device", "choose_precision"]
 
 @dataclass(frozen=True)
 class DeviceChoice:
-    """A device and, in words for the person, why it was chosen."""
+    """A device and, in words for the person, why it was chosen.
+
+    Attributes
+    ----------
+    others
+        Further devices that share the work.
+    """
 
     device: torch.device
     reason: str
+    others: tuple[torch.device, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -54,18 +61,23 @@ def choose_device(request: str = "auto") -> DeviceChoice:
     Parameters
     ----------
     request
-        "auto" (the first of CUDA, Apple's MPS, CPU), "cpu", "mps", "cuda" or "cuda:N".
+        "auto" (all CUDA GPUs, else Apple's MPS, else the CPU), "cpu", "mps", "cuda" (all
+        of them), "cuda:N", or several of these, separated by commas.
 
     Raises
     ------
     InputError
         If the device is unknown or not there.
     """
+    if "," in request:
+        several = [choose_device(part.strip()).device for part in request.split(",")]
+        return DeviceChoice(several[0], "as asked", tuple(several[1:]))
+    if request in ("auto", "cuda") and torch.cuda.is_available():
+        first, *others = (torch.device("cuda", i) for i in range(max(1, torch.cuda.device_count())))
+        more = f" and {len(others)} more" if others else ""
+        reason = f"first CUDA GPU ({torch.cuda.get_device_name(0)}){more}"
+        return DeviceChoice(first, reason, tuple(others))
     if request == "auto":
-        if torch.cuda.is_available():
-            return DeviceChoice(
-                torch.device("cuda", 0), f"first CUDA GPU ({torch.cuda.get_device_name(0)})"
-            )
         if torch.backends.mps.is_available():
             return DeviceChoice(torch.device("mps"), "Apple GPU; no CUDA GPU found")
         return DeviceChoice(torch.device("cpu"), "no GPU found")

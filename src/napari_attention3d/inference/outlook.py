@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from ..networks.base import SegmentationNetwork
 from ..networks.norm import ScanNorm3d
+from .bands import rolling_axis
 from .estimate import estimate_forward, rates
 from .memory import bytes_per_voxel, fits_whole
-from .predict import calibration_choices, plan_multiple
-from .setup import Setup
-from .tiling import plan_tiles
+from .plans import Attempt, ExactPlan, exact_bytes
+from .preprocess import IN_MEMORY_BYTES
+from .runner import calibration_choices
+from .setup import Setup, plan_run
 
 __all__ = ["Outlook", "in_words", "outlook"]
 
@@ -24,47 +28,68 @@ class Outlook:
     Attributes
     ----------
     tiles
-        To compute.
+        To compute; 0 where the scan goes through plane by plane.
     bytes
         Memory at the peak, above what the process holds already.
     seconds
         Of the network's passes; None if its speed here is not known.
+    attempt
+        What will be run.
     """
 
     tiles: int
     bytes: int
     seconds: float | None
+    attempt: Attempt
 
 
 def outlook(
-    network: SegmentationNetwork, setup: Setup, scan_voxels: int, *, probe: bool = False
+    network: SegmentationNetwork,
+    setup: Setup,
+    scan_voxels: int,
+    *,
+    maps: Sequence[str] = (),
+    probe: bool = False,
 ) -> Outlook:
     """Estimate a run's cost.
 
     Parameters
     ----------
-    network, setup
+    network, setup, maps
         Of the run.
     scan_voxels
         Voxels of the scan, all channels.
     probe
         Measure the network's speed where it is not known (`Rates.probe`).
     """
-    grid, device, precision = setup.place.grid, setup.choice.device, setup.precision
-    whole = plan_tiles(grid.shape, setup.tile, setup.overlap, plan_multiple(network))
-    plan = whole.within(setup.box)
+    device, precision = setup.choice.device, setup.precision
+    attempt = plan_run(network, setup, maps)
+    plan, whole = attempt.plan, attempt.tiles
     calibrates = any(isinstance(m, ScanNorm3d) for m in network.modules())
-    alone = len(whole.tiles) == 1
+    alone = attempt.engine == "tiles" and len(whole.tiles) == 1
     # Size, tiles at once, how often, and whether the scan's statistics are measured.
-    passes = [(plan.tile, 1, len(plan.tiles), alone and calibrates)]
+    passes: list[tuple[tuple[int, int, int], int, float, bool]] = []
+    if isinstance(plan, ExactPlan):
+        tiles, planned = 0, exact_bytes(network, plan, maps, precision)
+        # As many operations as a tile has per voxel.
+        share = math.prod(plan.box.shape) / math.prod(whole.tile)
+        work = [(share * estimate_forward(network, whole.tile, precision=precision).flops, False)]
+    else:
+        tiles, planned, work = len(plan.tiles), 0, []
+        batch = attempt.batch_size
+        passes.append((plan.tile, batch, tiles / batch, alone and calibrates))
     if calibrates and not alone:
         # The statistics are measured first, over as much at once as fits.
         first = calibration_choices(
             whole, lambda n: fits_whole(n, network, device, precision.name)
         )[0]
         passes.append((first[0].shape, len(first), 1, True))
-    logits = 4 * network.num_classes * float(np.prod(setup.box.shape))
-    around = logits + 8.0 * scan_voxels
+    results = float(np.prod(setup.target.shape))
+    around = results + 8.0 * min(scan_voxels, IN_MEMORY_BYTES / 4)
+    if not isinstance(plan, ExactPlan):  # sums of the rows of tiles that are on their way
+        axis = rolling_axis(plan)
+        rows = plan.tile[axis] / plan.shape[axis]
+        around += 4 * network.num_classes * float(np.prod(setup.box.shape)) * min(1.0, rows)
     try:
         costs = [
             estimate_forward(network, size, batch=batch, precision=precision)
@@ -73,10 +98,11 @@ def outlook(
     except (RuntimeError, NotImplementedError):  # a network that can't run without data
         voxels = max(batch * float(np.prod(network.padded_size(s))) for s, batch, *_ in passes)
         size = bytes_per_voxel(network, precision.name) * voxels
-        return Outlook(len(plan.tiles), int(size + around), None)
-    work = [(often * c.flops, m) for c, (_, _, often, m) in zip(costs, passes, strict=True)]
-    peak = max(cost.bytes for cost in costs)
-    return Outlook(len(plan.tiles), int(peak + around), _seconds(network, setup, work, probe))
+        return Outlook(tiles, int(size + around), None, attempt)
+    work += [(often * c.flops, m) for c, (_, _, often, m) in zip(costs, passes, strict=True)]
+    peak = max(planned, *(cost.bytes for cost in costs)) if costs else planned
+    seconds = _seconds(network, setup, work, probe)
+    return Outlook(tiles, int(peak + around), seconds, attempt)
 
 
 def _seconds(

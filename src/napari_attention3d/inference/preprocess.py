@@ -6,21 +6,29 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from ..errors import InputError, ModelMismatchError
 from ..geometry import Geometry, Reorientation
 from ..models.card import ModelCard
+from ..progress import Job, Progress
 from ..volumes.volume import Volume
-from .normalise import normalise, regular_sample
+from .checks import VoxelCheck, check_kind, check_voxels, read_voxels
+from .normalise import Scaling, ScalingMeter, normalise, regular_sample
 from .resample import resample, same_grid
+from .source import LazySource, Source, TensorSource
+from .tiling import Box
 
 __all__ = ["Placement", "Prepared", "Preprocessor", "normalise"]
 
 SMALLEST_SIDE = 8
 """A scan whose second-longest side has fewer model voxels is not what the model knows."""
+IN_MEMORY_BYTES = 2**28
+"""A model's grid up to this size is prepared at once and held in memory."""
+LOOK_BYTES = 2**26
+"""The pass over a larger scan looks at about this much at a time."""
+LOOK_VOXELS = 2**18
 LARGEST_GROWTH = 64
 """Most model voxels per voxel of the scan (4 along each axis)."""
 
@@ -58,8 +66,8 @@ class Prepared:
 
     Parameters
     ----------
-    tensor
-        float32 (C, z, y, x), normalised.
+    source
+        Reads it.
     placement
         Where it came from.
     notes
@@ -68,10 +76,15 @@ class Prepared:
         What the person should look at.
     """
 
-    tensor: Tensor
+    source: Source
     placement: Placement
     notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+
+    @property
+    def tensor(self) -> Tensor:
+        """All of it, float32 (C, z, y, x), normalised."""
+        return self.source.read(Box((0, 0, 0), self.source.shape[1:]))
 
     @property
     def grid(self) -> Geometry:
@@ -155,7 +168,7 @@ class Preprocessor:
             )
 
     def prepare(self, volume: Volume, *, channel: int | None = None) -> Prepared:
-        """Check, reorient, resample and normalise a scan.
+        """Check, reorient, resample and normalise a scan, all of it at once.
 
         Parameters
         ----------
@@ -172,19 +185,87 @@ class Preprocessor:
         ModelMismatchError
             If channels, unit or size don't fit the model.
         """
-        check_kind(volume)
-        if channel is not None:
-            volume = volume.channel(channel)
-        self.check_channels(volume)
-        placement = self.place(volume.geometry)
+        volume, placement = self._begin(volume, channel)
         notes, warnings = self._describe(placement)
         array = read_voxels(volume)
         check_voxels(array, volume.name)
         array = np.ascontiguousarray(placement.reorientation.apply(array))
         x = torch.from_numpy(array if array.flags.writeable else array.copy())
-        warnings += self._look_at(x)
+        warnings += self._look_at(regular_sample(x, LOOK_VOXELS).flatten())
         x = resample(x, placement.turned, placement.grid)
-        return Prepared(normalise(x, self.card.normalisation), placement, notes, warnings)
+        scaled = normalise(x, self.card.normalisation)
+        return Prepared(TensorSource(scaled), placement, notes, warnings)
+
+    def open(
+        self, volume: Volume, *, channel: int | None = None, most: int = IN_MEMORY_BYTES
+    ) -> Job[Prepared]:
+        """Prepare a scan so that it is read where it is needed; a small one as `prepare` does.
+
+        One pass over the voxels checks them and finds the constants of the normalisation;
+        what is read afterwards has the values that `prepare` gives.
+
+        Parameters
+        ----------
+        volume, channel
+            As for `prepare`.
+        most
+            Bytes of the model's grid that may be in memory; a larger one is read lazily.
+
+        Yields
+        ------
+        Progress
+            For each slab that was looked at.
+
+        Raises
+        ------
+        InputError, ModelMismatchError
+            As `prepare` does.
+        """
+        volume, placement = self._begin(volume, channel)
+        if 4 * volume.n_channels * np.prod(placement.grid.shape, dtype=float) <= most:
+            return self.prepare(volume)
+        notes, warnings = self._describe(placement)
+        source = LazySource(volume.array, placement.turned, placement.reorientation, placement.grid)
+        try:
+            look, source.scaling = yield from self._measure(source, placement, volume.name)
+        finally:
+            source.close()  # of this pass; reading goes on where it is asked for
+        notes.append("read part by part: the scan is large")
+        return Prepared(source, placement, notes, warnings + self._look_at(look))
+
+    def _begin(self, volume: Volume, channel: int | None) -> tuple[Volume, Placement]:
+        check_kind(volume)
+        if channel is not None:
+            volume = volume.channel(channel)
+        self.check_channels(volume)
+        return volume, self.place(volume.geometry)
+
+    def _measure(
+        self, source: LazySource, placement: Placement, name: str
+    ) -> Job[tuple[Tensor, Scaling]]:
+        """Look at all voxels, slab by slab: a sample of them, and the scaling."""
+        grid = placement.grid.shape
+        meter = ScalingMeter(grid, self.card.normalisation)
+        plane = 4 * source.shape[0] * np.prod(placement.turned.shape, dtype=float) / grid[0]
+        step = int(max(1, LOOK_BYTES // plane))
+        boxes = [
+            Box((z, 0, 0), (min(z + step, grid[0]), grid[1], grid[2]))
+            for z in range(0, grid[0], step)
+        ]
+        checker = VoxelCheck(name, source.shape[0])
+        sample = []
+        for number, box in enumerate(boxes):
+            yield Progress(number, len(boxes), "Looking at the scan's intensities")
+            if number + 1 < len(boxes):
+                source.ahead(boxes[number + 1])
+            raw = source.raw(box)
+            checker.add(raw)
+            x = torch.from_numpy(raw)
+            sample.append(regular_sample(x, max(1, LOOK_VOXELS // len(boxes))).flatten())
+            ranges = list(zip(box.start, box.stop, strict=True))
+            meter.add(box.start[0], source.resampler.apply(x, ranges))
+        checker.finish()
+        return torch.cat(sample), meter.result(source.shape[0])
 
     def check_channels(self, volume: Volume) -> None:
         """Raise ModelMismatchError unless the scan has as many channels as the model reads."""
@@ -220,8 +301,8 @@ class Preprocessor:
             notes.append(f"resampled from {old} to {new} {placement.grid.unit}")
         return notes, warnings
 
-    def _look_at(self, x: Tensor) -> list[str]:
-        sample = regular_sample(x, 2**18)
+    def _look_at(self, sample: Tensor) -> list[str]:
+        """What some of the raw voxels tell about the scan."""
         warnings = []
         rule = self.card.normalisation
         if rule.kind == "window":
@@ -238,45 +319,6 @@ class Preprocessor:
                 f"the scan holds only {values} different values; is it a mask rather than a scan?"
             )
         return warnings
-
-
-def check_kind(volume: Volume) -> None:
-    """Raise InputError for colour pictures and voxels that are not real numbers."""
-    if volume.metadata.get("rgb"):
-        raise InputError(
-            f"{volume.name} is a colour (RGB) picture; a scan with one value per voxel is needed: "
-            "split or convert it first"
-        )
-    if volume.dtype.kind not in "iuf":
-        raise InputError(
-            f"{volume.name} has voxels of type {volume.dtype}; integers or floats are needed: "
-            "convert it first"
-        )
-
-
-def read_voxels(volume: Volume) -> npt.NDArray[np.float32]:
-    """Read the voxels as float32 (C, Z, Y, X), in native byte order."""
-    with np.errstate(over="ignore"):
-        array = np.asarray(volume.array).astype(np.float32, copy=False)
-    return array if array.ndim == 4 else array[None]
-
-
-def check_voxels(array: npt.NDArray[np.float32], name: str) -> None:
-    """Raise InputError if a channel holds NaN or infinity, or is constant."""
-    for index, channel in enumerate(array):
-        lowest, highest = float(channel.min()), float(channel.max())
-        if not (np.isfinite(lowest) and np.isfinite(highest)):
-            bad = int(channel.size - np.isfinite(channel).sum())
-            raise InputError(
-                f"{name} holds {bad} voxels that are NaN, infinite or too large for 32-bit "
-                "floats; replace them (numpy.nan_to_num) first"
-            )
-        if lowest == highest:
-            which = f"channel {index} of {name}" if len(array) > 1 else name
-            raise InputError(
-                f"all voxels of {which} are {lowest:g}, so there is nothing to segment; "
-                "check that the right file and channel were chosen"
-            )
 
 
 def crop_region(

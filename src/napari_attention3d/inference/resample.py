@@ -8,6 +8,8 @@ aliasing.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -15,7 +17,14 @@ from torch import Tensor
 
 from ..geometry import Geometry
 
-__all__ = ["axis_positions", "axis_weights", "resample", "resample_axis", "same_grid"]
+__all__ = [
+    "Resampler",
+    "axis_positions",
+    "axis_weights",
+    "resample",
+    "resample_axis",
+    "same_grid",
+]
 
 BLUR_ABOVE = 1.2
 """A target coarser than this many source voxels is blurred before sampling."""
@@ -94,31 +103,66 @@ def resample_axis(array: Tensor, axis: int, weights: npt.NDArray[np.float32]) ->
     return moved.reshape(*moved.shape[:-1], *array.shape[-2:])
 
 
-def resample(
-    array: Tensor, source: Geometry, target: Geometry, *, antialias: bool = True
-) -> Tensor:
-    """Bring (..., Z, Y, X) from one grid to another with parallel axes.
+class Resampler:
+    """Brings parts of a scan from one grid to another with parallel axes.
 
     Parameters
     ----------
-    array
-        float32 on `source`.
     source, target
         The grids, in the same unit.
     antialias
         Blur axes whose target voxels are more than 1.2 source voxels apart, with
         ``sigma = (ratio - 1) / 2`` source voxels: together with the linear weights this
         lets about half of the amplitude through at the target's highest frequency.
+    """
+
+    def __init__(self, source: Geometry, target: Geometry, *, antialias: bool = True) -> None:
+        self.source, self.target = source, target
+        self.matrices: list[npt.NDArray[np.float32] | None] = []
+        for axis, positions in enumerate(axis_positions(source, target)):
+            size = source.shape[axis]
+            if np.array_equal(positions, np.arange(size)):
+                self.matrices.append(None)  # nothing moves along this axis
+                continue
+            far = abs(positions[1] - positions[0]) if len(positions) > 1 else float(size)
+            sigma = (far - 1) / 2 if antialias and far > BLUR_ABOVE else 0.0
+            self.matrices.append(axis_weights(size, positions, sigma))
+
+    def window(self, axis: int, start: int, stop: int) -> tuple[int, int]:
+        """Source voxels along an axis that target voxels ``start`` to ``stop`` are made of."""
+        matrix = self.matrices[axis]
+        if matrix is None:
+            return start, stop
+        used = np.flatnonzero(matrix[start:stop].any(axis=0))
+        return int(used[0]), int(used[-1]) + 1
+
+    def apply(self, array: Tensor, ranges: Sequence[tuple[int, int]] | None = None) -> Tensor:
+        """Resample (..., z, y, x).
+
+        Parameters
+        ----------
+        array
+            float32, the source's voxels in the `window` of each range.
+        ranges
+            Target voxels (start, stop) per axis; None: all.
+        """
+        for axis, matrix in enumerate(self.matrices):
+            if matrix is None:
+                continue
+            start, stop = ranges[axis] if ranges is not None else (0, matrix.shape[0])
+            a, b = self.window(axis, start, stop) if ranges is not None else (0, matrix.shape[1])
+            array = resample_axis(array, axis, matrix[start:stop, a:b])
+        return array
+
+
+def resample(
+    array: Tensor, source: Geometry, target: Geometry, *, antialias: bool = True
+) -> Tensor:
+    """Bring a whole (..., Z, Y, X) float32 array from one grid to another: see `Resampler`.
 
     Returns
     -------
     Tensor
         (..., *target.shape); the same tensor if the grids coincide.
     """
-    for axis, positions in enumerate(axis_positions(source, target)):
-        ratio = (
-            abs(positions[1] - positions[0]) if len(positions) > 1 else float(source.shape[axis])
-        )
-        sigma = (ratio - 1) / 2 if antialias and ratio > BLUR_ABOVE else 0.0
-        array = resample_axis(array, axis, axis_weights(source.shape[axis], positions, sigma))
-    return array
+    return Resampler(source, target, antialias=antialias).apply(array)

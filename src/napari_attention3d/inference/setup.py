@@ -6,21 +6,31 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
+import torch
 
 from ..geometry import Geometry
 from ..models.card import ModelCard
 from ..networks.base import SegmentationNetwork
 from ..volumes.volume import Volume
+from .checks import check_kind
 from .device import DeviceChoice, Precision, choose_device, choose_precision
 from .memory import choose_tile
+from .plans import Attempt, ExactPlan, choose_attempt
 from .predict import GridPrediction
-from .preprocess import Placement, Prepared, Preprocessor, check_kind, turned_region
-from .resample import axis_positions
+from .preprocess import Placement, Prepared, Preprocessor, turned_region
 from .selftest import known_problem, self_test
+from .sink import box_around
 from .tiling import Box
 
-__all__ = ["Setup", "box_around", "describe_run", "set_up", "set_up_trusted"]
+__all__ = [
+    "Setup",
+    "describe_plan",
+    "describe_run",
+    "focus_on_grid",
+    "plan_run",
+    "set_up",
+    "set_up_trusted",
+]
 
 
 @dataclass(frozen=True)
@@ -37,8 +47,12 @@ class Setup:
         The part of the model's grid that the target needs.
     tile, overlap
         See `plan_tiles`.
+    as_asked
+        Whether the tile was asked for, and not chosen.
     choice, precision
         Where and how precisely to compute.
+    memory
+        Bytes that the run may take; None: a share of what is free.
     """
 
     place: Placement
@@ -48,6 +62,13 @@ class Setup:
     overlap: float
     choice: DeviceChoice
     precision: Precision
+    as_asked: bool = False
+    memory: int | None = None
+
+    @property
+    def devices(self) -> tuple[torch.device, ...]:
+        """All that share the work, the first one chosen by the person or for them."""
+        return (self.choice.device, *self.choice.others)
 
 
 def set_up(
@@ -61,6 +82,7 @@ def set_up(
     tile: tuple[int, int, int] | None = None,
     overlap: float | None = None,
     channel: int | None = None,
+    memory: int | None = None,
 ) -> Setup:
     """Decide how to segment a scan; reads no voxels. Arguments as in `SegmentOptions`.
 
@@ -76,13 +98,14 @@ def set_up(
     choice = choose_device(device)
     chosen = choose_precision(precision, choice.device)
     target = turned_region(place, region)
+    as_asked = tile is not None or overlap is not None
     if tile is None:
         shape = place.grid.shape
         tile = choose_tile(shape, card.patch_size, network, choice.device, chosen.name)
     if overlap is None:
         overlap = card.min_overlap
     box = box_around(target, place.grid)
-    return Setup(place, target, box, tile, overlap, choice, chosen)
+    return Setup(place, target, box, tile, overlap, choice, chosen, as_asked, memory)
 
 
 def set_up_trusted(
@@ -120,20 +143,43 @@ def set_up_trusted(
     return setup, problem
 
 
-def box_around(target: Geometry, grid: Geometry) -> Box:
-    """Return the grid's voxels that interpolation at the target's centres reads."""
-    start, stop = [], []
-    for where, size in zip(axis_positions(grid, target), grid.shape, strict=True):
-        start.append(int(np.clip(np.floor(where.min()), 0, size - 1)))
-        stop.append(int(np.clip(np.ceil(where.max()), 0, size - 1)) + 1)
-    return Box((start[0], start[1], start[2]), (stop[0], stop[1], stop[2]))
+def plan_run(
+    network: SegmentationNetwork, setup: Setup, maps: Sequence[str], *, calibrated: bool = False
+) -> Attempt:
+    """Choose engine and plan; see `choose_attempt`."""
+    return choose_attempt(
+        network,
+        setup.place.grid.shape,
+        setup.tile,
+        setup.overlap,
+        devices=setup.devices,
+        precision=setup.precision,
+        maps=maps,
+        box=setup.box,
+        as_asked=setup.as_asked,
+        calibrated=calibrated,
+        memory=setup.memory,
+    )
+
+
+def focus_on_grid(
+    place: Placement, focus: Sequence[float] | None
+) -> tuple[float, float, float] | None:
+    """Return where on the model's grid a voxel (z, y, x) of the scan's array lies."""
+    if focus is None:
+        return None
+    world = place.scan.to_world(focus)
+    if place.turned.unit != place.scan.unit:
+        world = place.scan.with_unit(place.turned.unit).to_world(focus)
+    z, y, x = place.grid.to_index(world)
+    return float(z), float(y), float(x)
 
 
 def describe_run(
     volume: Volume, setup: Setup, prepared: Prepared, prediction: GridPrediction
 ) -> dict[str, Any]:
     """Return the run's part of the provenance; JSON-compatible, floats unrounded."""
-    plan, grid = prediction.plan, setup.place.grid
+    grid = setup.place.grid
     return {
         "source": {
             "name": volume.name,
@@ -154,15 +200,25 @@ def describe_run(
             "unit": grid.unit,
             "affine": grid.affine.tolist(),
         },
-        "plan": {
-            "tile": list(plan.tile),
-            "overlap": setup.overlap,
-            "tiles": len(plan.tiles),
-            "of_tiles": len(plan.starts_product),
-            "box": [list(plan.box.start), list(plan.box.stop)],
-        },
+        "plan": describe_plan(prediction.attempt),
         "preprocessing": list(prepared.notes),
         "calibration": {
             name: [list(mean), list(var)] for name, (mean, var) in prediction.calibration.items()
         },
     }
+
+
+def describe_plan(attempt: Attempt) -> dict[str, Any]:
+    """Return the plan's part of the provenance."""
+    plan, tiles = attempt.plan, attempt.tiles
+    about: dict[str, Any] = {
+        "engine": attempt.engine,
+        "reason": attempt.reason,
+        "box": [list(plan.box.start), list(plan.box.stop)],
+        "tile": list(tiles.tile),
+        "overlap": attempt.overlap,
+    }
+    if isinstance(plan, ExactPlan):
+        return {**about, "axis": "zyx"[plan.axis], "planes": plan.planes, "columns": plan.parts}
+    batch = {"batch": attempt.batch_size}
+    return {**about, "tiles": len(plan.tiles), "of_tiles": len(plan.starts_product), **batch}

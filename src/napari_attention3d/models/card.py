@@ -71,6 +71,8 @@ class ModelCard(_Strict):
     patch_size: tuple[int, int, int] = (96, 96, 96)
     min_overlap: float = Field(default=0.25, ge=0, lt=1)
     normalisation: Normalisation = Normalisation()
+    skip_empty: bool = False
+    """Tiles that hold one single intensity are background and not computed."""
     intensity: str = ""
     """What intensities are expected, in words ("any MRI contrast; background about 0")."""
     licence: str = ""

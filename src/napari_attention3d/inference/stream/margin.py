@@ -77,7 +77,7 @@ def _along(network: SegmentationNetwork, maps: Sequence[str], axis: int) -> int:
     blocks = 8
     while blocks * multiple <= LONGEST:
         shape[a] = blocks * multiple
-        graph = record_graph(_with_statistics(network), shape, maps=maps, axis=axis)
+        graph = record_graph(with_statistics(network), shape, maps=maps, axis=axis)
         low, high = blocks // 2 * multiple, (blocks // 2 + 1) * multiple
         seen = []
         for name, stride in strides.items():
@@ -104,9 +104,9 @@ def _source_span(graph: StreamGraph, name: str, plane: int) -> tuple[int, int]:
     return min(lo for lo, _ in first), max(hi for _, hi in first)
 
 
-def _with_statistics(network: SegmentationNetwork) -> SegmentationNetwork:
+def with_statistics(network: SegmentationNetwork) -> SegmentationNetwork:
     """A copy that can be recorded: which values its norms have does not matter here."""
-    from ..predict import private_copy
+    from ..runner import private_copy
 
     twin = private_copy(network)
     example = next(network.parameters())

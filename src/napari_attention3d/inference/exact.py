@@ -1,0 +1,182 @@
+"""The exact pass over a scan: every voxel of every layer once, no blending, no seams."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .parallel import interleaved
+from .plans import ExactPlan, grown
+from .runner import Runner
+from .sink import Finished, Results, Sink
+from .stream import record_graph, stream
+from .tiling import Box
+
+__all__ = ["ExactRun"]
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """Planes ``first`` to ``last`` of the grid along the axis, within a part of the results."""
+
+    box: Box
+    sink: Sink
+    first: int
+    last: int
+
+
+class ExactRun:
+    """One run of a local network.
+
+    Parameters
+    ----------
+    runner
+        The network, calibrated.
+    plan
+        How.
+    results, wanted
+        What to fill: parts of the results.
+    maps
+        By name: arrays (z, y, x) of ``plan.box.on_stride(stride)`` to fill.
+    focus
+        Voxel of the grid to begin at.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        plan: ExactPlan,
+        results: Results,
+        wanted: Sequence[Box],
+        maps: Mapping[str, Any],
+        *,
+        focus: Sequence[float] | None = None,
+    ) -> None:
+        self.runner, self.plan, self.maps = runner, plan, maps
+        self.pieces: list[_Piece] = []
+        for whole in wanted:
+            for part in _cut(whole, plan):
+                box, sink = results.part(part)
+                self.pieces += self._pieces(box, sink, focus)
+        self.total = sum(piece.last - piece.first for piece in self.pieces)
+
+    def left(self) -> list[Box]:
+        """Return the parts of the results that are not final."""
+        sinks = {id(piece.sink): piece.sink for piece in self.pieces}
+        return [box for sink in sinks.values() for box in sink.left()]
+
+    def steps(self) -> Iterator[tuple[int, list[Finished]]]:
+        """Compute; yields how many planes are done and what became final."""
+        done = 0
+        computed = interleaved(self.pieces, self.runner.devices, self._stream)
+        try:
+            for piece, outputs in computed:
+                logits = outputs["logits"]
+                finished = self._push(piece, *logits)
+                for name in self.maps:
+                    if name in outputs:
+                        self._put(piece, name, *outputs[name])
+                done += logits[1].shape[1 + self.plan.axis]
+                yield done, finished
+        finally:
+            computed.close()  # type: ignore[attr-defined]
+
+    def _pieces(self, box: Box, sink: Sink, focus: Sequence[float] | None) -> list[_Piece]:
+        axis, count = self.plan.axis, len(self.runner.devices)
+        lo, hi = box.start[axis], box.stop[axis]
+        if focus is not None and lo < int(focus[axis]) < hi and count == 1:
+            # From the viewed plane on, a little before it; the rest afterwards.
+            middle = max(lo, int(focus[axis]) - self.plan.planes // 2)
+            ranges = [(middle, hi), (lo, middle)]
+        else:
+            edges = [lo + (hi - lo) * i // count for i in range(count + 1)]
+            ranges = list(itertools.pairwise(edges))
+        return [_Piece(box, sink, a, b) for a, b in ranges if a < b]
+
+    def _stream(
+        self, device: torch.device, piece: _Piece
+    ) -> Iterator[tuple[_Piece, dict[str, tuple[int, Tensor]]]]:
+        """Push the scan's planes through; outputs with the plane of the grid they start at."""
+        runner, axis = self.runner, self.plan.axis
+        network = runner.on(device)
+        names = tuple(self.maps)
+        crop = _across(grown(piece.box, network, names, self.plan.shape), axis, self.plan.shape)
+        graph = record_graph(network, crop.shape, maps=names, axis=2 + axis)
+        dtype = getattr(torch, runner.precision.name)
+        graph = graph.to(device, dtype)
+        ranges = {"logits": (piece.first, piece.last)}
+        for name in names:
+            stride = runner.specs[name].stride[axis]
+            ranges[name] = piece.first // stride, -(-piece.last // stride)
+
+        def source(lo: int, hi: int) -> Tensor:
+            x = runner.source.read(_between(crop, axis, lo, hi))
+            following = hi, min(2 * hi - lo, self.plan.shape[axis])
+            if following[0] < following[1]:
+                runner.source.ahead(_between(crop, axis, *following))
+            return x[None].to(device, dtype)
+
+        at = {name: lo for name, (lo, _) in ranges.items()}
+        planes = stream(graph, source, self.plan.planes, ranges=ranges)
+        try:
+            while True:
+                # Not around the yield: who consumes must not run in inference mode.
+                with torch.inference_mode():
+                    output = next(planes, None)
+                if output is None:
+                    return
+                found = {}
+                for name, value in output.items():
+                    found[name] = at[name], self._inside(piece, crop, name, value)
+                    at[name] += value.shape[2 + axis]
+                yield piece, found
+        finally:
+            planes.close()  # type: ignore[attr-defined]
+
+    def _inside(self, piece: _Piece, crop: Box, name: str, value: Tensor) -> Tensor:
+        """Cut what lies in the piece's box; (K, z, y, x) float32 on the CPU."""
+        stride = (1, 1, 1) if name == "logits" else self.runner.specs[name].stride
+        have, want = crop.on_stride(stride), piece.box.on_stride(stride)
+        for axis in range(3):
+            if axis != self.plan.axis:
+                first = want.start[axis] - have.start[axis]
+                value = value.narrow(2 + axis, first, want.shape[axis])
+        return value[0].float().cpu()
+
+    def _push(self, piece: _Piece, first: int, logits: Tensor) -> list[Finished]:
+        return piece.sink.push(self.plan.axis, first - piece.box.start[self.plan.axis], logits)
+
+    def _put(self, piece: _Piece, name: str, first: int, value: Tensor) -> None:
+        stride, axis = self.runner.specs[name].stride, self.plan.axis
+        origin, part = self.plan.box.on_stride(stride), piece.box.on_stride(stride)
+        where = [
+            slice(a - o, b - o) for a, b, o in zip(part.start, part.stop, origin.start, strict=True)
+        ]
+        begin = first - origin.start[axis]
+        where[axis] = slice(begin, begin + value.shape[1 + axis])
+        self.maps[name][tuple(where)] = value[0].numpy()
+
+
+def _across(box: Box, axis: int, shape: Sequence[int]) -> Box:
+    """The box, with the whole grid along the axis."""
+    return _between(box, axis, 0, int(shape[axis]))
+
+
+def _between(box: Box, axis: int, lo: int, hi: int) -> Box:
+    start, stop = list(box.start), list(box.stop)
+    start[axis], stop[axis] = lo, hi
+    return Box((start[0], start[1], start[2]), (stop[0], stop[1], stop[2]))
+
+
+def _cut(box: Box, plan: ExactPlan) -> list[Box]:
+    """Columns along the axis, of about equal width, cut across the longest other axis."""
+    across = max((a for a in range(3) if a != plan.axis), key=lambda a: box.shape[a])
+    lo, size = box.start[across], box.shape[across]
+    parts = max(1, min(plan.parts, size))
+    edges = [lo + size * i // parts for i in range(parts + 1)]
+    return [_between(box, across, a, b) for a, b in itertools.pairwise(edges)]

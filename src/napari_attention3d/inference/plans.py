@@ -1,0 +1,310 @@
+"""Which engine runs a network over a grid, how, and why; and what to do when memory runs out."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from ..networks.base import SegmentationNetwork
+from .device import Precision
+from .memory import available_bytes, fits_whole, halve_tile
+from .stream import NotStreamable, margin, peak_bytes, record_graph
+from .stream.margin import with_statistics
+from .tiling import Box, TilePlan, plan_tiles
+
+__all__ = [
+    "Attempt",
+    "ExactPlan",
+    "choose_attempt",
+    "exact_bytes",
+    "grown",
+    "plan_multiple",
+    "smaller",
+]
+
+EACH_ONCE = "the network looks no further than a bounded distance: each voxel once"
+PLANES = 16
+"""Planes of the logits per step, where memory allows: more gain little."""
+SMALLEST_PART = 32
+"""Voxels across, below which a column is not cut further."""
+SHARE = 0.6
+"""Share of the free memory that a run plans to use."""
+BATCH = 2
+"""Tiles per pass on a CPU, where torch computes single small volumes slowly."""
+
+
+@dataclass(frozen=True)
+class ExactPlan:
+    """How the exact pass goes over a grid.
+
+    Parameters
+    ----------
+    shape
+        Voxels of the grid along (z, y, x).
+    box
+        The part that is wanted.
+    axis
+        Along which planes are pushed through (0 to 2).
+    planes
+        Planes of the logits per step.
+    parts
+        Columns that the planes are cut into.
+    """
+
+    shape: tuple[int, int, int]
+    box: Box
+    axis: int
+    planes: int
+    parts: int = 1
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A plan, and what else is settled before a run.
+
+    Parameters
+    ----------
+    plan
+        Tiles, or an exact pass.
+    tiles
+        Tiles of the grid: what the scan's statistics are measured over, and the plan
+        itself for a network that needs them.
+    overlap
+        Of the tiles.
+    devices, precision, maps, batch_size
+        See `predict_grid`.
+    as_asked
+        Whether these very tiles were asked for.
+    reason
+        Why this engine, in words.
+    """
+
+    plan: TilePlan | ExactPlan
+    tiles: TilePlan
+    overlap: float
+    devices: tuple[torch.device, ...]
+    precision: Precision
+    maps: tuple[str, ...] = ()
+    batch_size: int = 1
+    as_asked: bool = False
+    reason: str = ""
+
+    @property
+    def engine(self) -> str:
+        """Either "exact" or "tiles"."""
+        return "exact" if isinstance(self.plan, ExactPlan) else "tiles"
+
+
+def plan_multiple(network: SegmentationNetwork) -> tuple[int, int, int]:
+    """Return what tiles must start at multiples of: common multiple of all strides."""
+    strides = [network.tile_multiple, *(spec.stride for spec in network.map_specs.values())]
+    z, y, x = (math.lcm(*(int(s[axis]) for s in strides)) for axis in range(3))
+    return z, y, x
+
+
+def grown(box: Box, network: SegmentationNetwork, maps: Sequence[str], shape: Sequence[int]) -> Box:
+    """Return all that a box's result depends on: a part that the network can do by itself.
+
+    The whole grid if that depends on the grid's size.
+    """
+    try:
+        more = margin(network, maps)
+    except NotStreamable:
+        z, y, x = (int(n) for n in shape)
+        return Box((0, 0, 0), (z, y, x))
+    start, stop = [], []
+    for a, b, m, s, n in zip(box.start, box.stop, more, plan_multiple(network), shape, strict=True):
+        start.append(max(0, (a - m) // s * s))
+        stop.append(min(int(n), -(-(b + m) // s) * s))
+    return Box((start[0], start[1], start[2]), (stop[0], stop[1], stop[2]))
+
+
+def choose_attempt(
+    network: SegmentationNetwork,
+    shape: Sequence[int],
+    tile: Sequence[int],
+    overlap: float,
+    *,
+    devices: Sequence[torch.device],
+    precision: Precision,
+    maps: Sequence[str] = (),
+    box: Box | None = None,
+    as_asked: bool = False,
+    calibrated: bool = False,
+    memory: int | None = None,
+) -> Attempt:
+    """Choose engine and plan.
+
+    Parameters
+    ----------
+    network, devices, precision, maps
+        Of the run.
+    shape
+        Of the grid (z, y, x).
+    tile, overlap
+        Of the tiles: see `plan_tiles`.
+    box
+        The part that is wanted; None: all.
+    as_asked
+        Whether these very tiles were asked for.
+    calibrated
+        Whether the scan's statistics are known already.
+    memory
+        Bytes that the run may take; None: a share of what is free.
+    """
+    z, y, x = (int(n) for n in shape)
+    grid = (z, y, x)
+    box = box or Box((0, 0, 0), grid)
+    multiple = plan_multiple(network)
+    tiles = plan_tiles(grid, tile, overlap, multiple)
+    common = Attempt(tiles.within(box), tiles, overlap, tuple(devices), precision, tuple(maps))
+    if network.locality != "local":
+        batch = BATCH if devices[0].type == "cpu" and len(tiles.tiles) > 1 else 1
+        reason = f"{network.name} looks at a whole tile at once"
+        return replace(common, batch_size=batch, reason=reason)
+    if as_asked:
+        return replace(common, as_asked=True, reason="these tiles were asked for")
+    limit = budget(devices[0], memory)
+    small = fits_whole(math.prod(grid), network, devices[0], precision.name)
+    if small and not calibrated and len(devices) == 1 and (memory is None or memory >= limit):
+        whole = plan_tiles(grid, grid, overlap, multiple)
+        reason = "the grid goes through at once, which measures the scan too"
+        return replace(common, plan=whole.within(box), tiles=whole, reason=reason)
+    plan = ExactPlan(grid, box, max(range(3), key=lambda a: grid[a]), PLANES)
+    try:
+        plan = fitted(network, plan, maps, precision, limit)
+    except NotStreamable as error:
+        return replace(common, reason=f"no exact pass: {error}")
+    return replace(common, plan=plan, reason=EACH_ONCE)
+
+
+def budget(device: torch.device, memory: int | None = None) -> int:
+    """Bytes that a run may plan to take on a device."""
+    free = int(SHARE * available_bytes(device))
+    return free if memory is None else min(memory, free)
+
+
+def fitted(
+    network: SegmentationNetwork,
+    plan: ExactPlan,
+    maps: Sequence[str],
+    precision: Precision,
+    limit: int,
+) -> ExactPlan:
+    """Return the plan with as many planes per step, and as few columns, as the limit allows.
+
+    Raises
+    ------
+    NotStreamable
+        If the network can't be streamed.
+    """
+    while exact_bytes(network, plan, maps, precision) > limit:
+        less = _less(network, plan, maps)
+        if less is None:
+            break  # the smallest: let it try
+        plan = less
+    return plan
+
+
+def _less(network: SegmentationNetwork, plan: ExactPlan, maps: Sequence[str]) -> ExactPlan | None:
+    """Return the plan that takes less memory, or None."""
+    if plan.planes > 1:
+        return replace(plan, planes=plan.planes // 2)
+    across = [a for a in range(3) if a != plan.axis]
+    widest = max(plan.box.shape[a] for a in across)
+    if widest // (2 * plan.parts) < SMALLEST_PART:
+        return None
+    try:
+        margin(network, maps)
+    except NotStreamable:
+        return None
+    return replace(plan, parts=2 * plan.parts, planes=PLANES // 4)
+
+
+def exact_bytes(
+    network: SegmentationNetwork, plan: ExactPlan, maps: Sequence[str], precision: Precision
+) -> int:
+    """Bytes that an exact pass takes at its peak, on its device."""
+    about = [type(network).__qualname__, network.config, list(maps), precision.name]
+    key = json.dumps(about), plan
+    if key not in _BYTES:
+        _BYTES[key] = _exact_bytes(network, plan, maps, precision)
+    return _BYTES[key]
+
+
+_BYTES: dict[tuple[str, ExactPlan], int] = {}
+
+
+def _exact_bytes(
+    network: SegmentationNetwork, plan: ExactPlan, maps: Sequence[str], precision: Precision
+) -> int:
+    across = max((a for a in range(3) if a != plan.axis), key=lambda a: plan.box.shape[a])
+    start, stop = list(plan.box.start), list(plan.box.stop)
+    if plan.parts > 1:  # a column in the middle has a margin on both sides
+        width = -(-plan.box.shape[across] // plan.parts)
+        start[across] += (plan.box.shape[across] - width) // 2
+        stop[across] = start[across] + width
+    part = Box((start[0], start[1], start[2]), (stop[0], stop[1], stop[2]))
+    crop = list(grown(part, network, maps, plan.shape).shape)
+    crop[plan.axis] = plan.shape[plan.axis]
+    graph = record_graph(with_statistics(network), crop, maps=maps, axis=2 + plan.axis)
+    lo, hi = plan.box.start[plan.axis], plan.box.stop[plan.axis]
+    size = torch.finfo(getattr(torch, precision.name)).bits // 8
+    return peak_bytes(graph, plan.planes, {"logits": (lo, hi)}) * size // 4
+
+
+def smaller(network: SegmentationNetwork, attempt: Attempt) -> tuple[Attempt, str] | None:
+    """Return what to try after memory ran out, and what to tell the person.
+
+    A network that looks at whole tiles keeps its tiles, whose size is part of the model:
+    one tile at a time, then no maps, then the CPU. Local networks take less at once.
+    """
+    device = attempt.devices[0]
+    plan = attempt.plan
+    if isinstance(plan, ExactPlan):
+        less = _less(network, plan, attempt.maps)
+        if less is not None:
+            many = f" in {less.parts} columns" if less.parts > 1 else ""
+            text = f"went on with {less.planes} plane{'s' * (less.planes > 1)} at a time{many}"
+            return replace(attempt, plan=less), text
+    elif network.locality != "local":
+        if attempt.batch_size > 1:
+            return replace(attempt, batch_size=1), "went on with one tile at a time"
+        if attempt.maps:
+            return replace(attempt, maps=()), "went on without the attention maps"
+    else:
+        less_tiles = _smaller_tiles(network, attempt, plan)
+        if less_tiles is not None:
+            return less_tiles
+    if device.type != "cpu":
+        cpu = (torch.device("cpu"),)
+        exact = Precision("float32", f"the memory of {device} did not suffice")
+        return replace(attempt, devices=cpu, precision=exact), "went on with the CPU"
+    return None
+
+
+def _smaller_tiles(
+    network: SegmentationNetwork, attempt: Attempt, plan: TilePlan
+) -> tuple[Attempt, str] | None:
+    """For a local network: the exact pass where that is possible, else half the tile."""
+    multiple = plan_multiple(network)
+    size = halve_tile(plan.tile, multiple)
+    if size is None:
+        return None
+    tiles = plan_tiles(plan.shape, size, attempt.overlap, multiple)
+    half = replace(attempt, plan=tiles.within(plan.box), tiles=tiles)
+    text = f"went on with tiles of {' x '.join(map(str, size))} voxels"
+    if attempt.as_asked:
+        return half, text
+    axis = max(range(3), key=lambda a: plan.shape[a])
+    exact = ExactPlan(plan.shape, plan.box, axis, PLANES)
+    try:
+        limit = budget(attempt.devices[0])
+        exact = fitted(network, exact, attempt.maps, attempt.precision, limit)
+    except NotStreamable:
+        return half, text
+    return replace(half, plan=exact, reason=EACH_ONCE), "went on plane by plane"

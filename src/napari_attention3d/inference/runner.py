@@ -1,0 +1,162 @@
+"""A network made ready for one scan: private copies, calibrated, on one or several devices."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from ..networks.base import NetworkOutput, SegmentationNetwork
+from ..networks.norm import ScanNorm3d, calibrating, load_calibration, read_calibration
+from .device import Precision
+from .memory import fits_whole, is_out_of_memory, release
+from .source import Source
+from .tiling import Box, TilePlan
+
+__all__ = ["Calibration", "Runner", "calibration_choices", "private_copy", "spread_tiles"]
+
+Calibration = Mapping[str, tuple[list[float], list[float]]]
+CALIBRATION_TILES = 8
+
+
+def private_copy(network: SegmentationNetwork) -> SegmentationNetwork:
+    """Return a copy in evaluation mode with modules of its own that shares weights and buffers."""
+    shared = [*network.parameters(), *network.buffers()]
+    return copy.deepcopy(network, {id(tensor): tensor for tensor in shared}).eval()
+
+
+class Runner:
+    """A run's own network: what it measures of the scan stays with it.
+
+    Parameters
+    ----------
+    network
+        Left as it is, but for being moved to the first device.
+    source
+        The scan.
+    devices
+        Where to compute; the first one measures.
+    precision
+        See `choose_precision`.
+    maps
+        Names of attention maps to return.
+    """
+
+    def __init__(
+        self,
+        network: SegmentationNetwork,
+        source: Source,
+        devices: Sequence[torch.device],
+        precision: Precision,
+        maps: Sequence[str],
+    ) -> None:
+        self.network = private_copy(network.to(devices[0]))
+        self.source, self.devices, self.precision = source, tuple(devices), precision
+        self.specs = {name: network.map_specs[name] for name in maps}
+        self.calibrates = any(isinstance(m, ScanNorm3d) for m in self.network.modules())
+        self.warnings: list[str] = []
+        self._copies: dict[torch.device, SegmentationNetwork] = {self.devices[0]: self.network}
+
+    @property
+    def calibration(self) -> dict[str, tuple[list[float], list[float]]]:
+        """Statistics of the scan-calibrated norms; empty if there are none, or not yet."""
+        return read_calibration(self.network)
+
+    def calibrate(self, plan: TilePlan, whole_grid: bool, known: Calibration | None = None) -> None:
+        """Measure the norms' statistics over the grid, or over tiles spread over it.
+
+        Over fewer tiles where the memory would not suffice, or runs out; always at full
+        precision. Statistics that are known are taken instead.
+        """
+        if known is not None:
+            load_calibration(self.network, known)
+            return
+        choices = calibration_choices(plan, self.fits, whole_grid)
+        for index, boxes in enumerate(choices):
+            try:
+                with calibrating(self.network):
+                    self.forward(self.devices[0], boxes)
+                return
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error) or index == len(choices) - 1:
+                    raise
+            release(self.devices[0], collect=True)
+            fewer = len(choices[index + 1])
+            self.warnings = [
+                f"memory of {self.devices[0]} ran out; the scan's intensities were measured over "
+                f"{fewer} tile{'s' * (fewer > 1)}"
+            ]
+
+    def fits(self, voxels: int) -> bool:
+        """Whether so many voxels may go through the network at once."""
+        return fits_whole(voxels, self.network, self.devices[0], self.precision.name)
+
+    def on(self, device: torch.device) -> SegmentationNetwork:
+        """Return the calibrated network on a device."""
+        if device not in self._copies:
+            twin = copy.deepcopy(self.network).to(device)
+            if self.calibration:
+                load_calibration(twin, self.calibration)
+            self._copies[device] = twin
+        return self._copies[device]
+
+    def forward(self, device: torch.device, boxes: Sequence[Box]) -> NetworkOutput:
+        """Run the network over boxes of equal shape."""
+        batch = torch.stack([self.source.read(box) for box in boxes])
+        return self.compute(device, batch)
+
+    def compute(self, device: torch.device, batch: Tensor) -> NetworkOutput:
+        """Run the network over a batch."""
+        with torch.inference_mode(), self.precision.context(device):
+            output: NetworkOutput = self.on(device)(batch.to(device), return_maps=bool(self.specs))
+        return output
+
+    def close(self, *, collect: bool) -> None:
+        """Let go of everything this run took."""
+        self.source.close()
+        self._copies.clear()
+        del self.network
+        for device in self.devices:
+            release(device, collect=collect)
+
+
+def calibration_choices(
+    plan: TilePlan, fits: Callable[[int], bool], whole_grid: bool = True
+) -> list[list[Box]]:
+    """Return what the statistics can be measured over at once, the best first.
+
+    Parameters
+    ----------
+    plan
+        Tiles of the grid.
+    fits
+        Whether so many voxels may go through the network at once.
+    whole_grid
+        Whether the whole grid is a choice.
+    """
+    choices: list[list[Box]] = []
+    if whole_grid and fits(math.prod(plan.shape)):
+        choices.append([Box((0, 0, 0), plan.shape)])
+    count = min(CALIBRATION_TILES, len(plan.starts_product))
+    while count >= 1:
+        if count == 1 or fits(count * math.prod(plan.tile)):
+            choices.append(spread_tiles(plan, count))
+        count //= 2
+    return choices
+
+
+def spread_tiles(plan: TilePlan, count: int) -> list[Box]:
+    """Return up to `count` boxes of the plan's nominal size, spread evenly over the whole grid."""
+    corners = plan.starts_product
+    count = min(count, len(corners))
+    chosen = [corners[round(i * (len(corners) - 1) / max(1, count - 1))] for i in range(count)]
+    boxes = []
+    for corner in dict.fromkeys(chosen):
+        # The last tiles may reach past the grid: moved back, so that all are alike.
+        start = tuple(min(c, n - t) for c, n, t in zip(corner, plan.shape, plan.tile, strict=True))
+        stop = tuple(a + t for a, t in zip(start, plan.tile, strict=True))
+        boxes.append(Box(start, stop))  # type: ignore[arg-type]
+    return boxes
