@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["Plan", "plan_outputs", "segment"]
 
 _TIFF = (".tif", ".tiff")
+_ZARR = ".zarr"
 
 
 @dataclass(frozen=True)
@@ -50,9 +51,9 @@ class Plan:
 
 
 def split_suffix(path: Path) -> tuple[str, str]:
-    """Split a file name into stem and suffix, ``.nii.gz`` and ``.ome.tif`` taken whole."""
+    """Split a file name into stem and suffix, ``.nii.gz`` and ``.ome.*`` taken whole."""
     name = path.name
-    for suffix in (".nii.gz", ".ome.tiff", ".ome.tif"):
+    for suffix in (".nii.gz", ".ome.tiff", ".ome.tif", ".ome.zarr"):
         if name.lower().endswith(suffix):
             return name[: -len(suffix)], name[-len(suffix) :]
     return path.stem, path.suffix
@@ -109,7 +110,12 @@ def plan_outputs(images: list[Path], out: Path | None) -> list[Plan]:
 
 def _target(image: Path, folder: Path | None) -> Path:
     stem, suffix = split_suffix(image)
-    if not suffix.lower().endswith(_TIFF):
+    root = next((one for one in image.parents if one.suffix.lower() == _ZARR), None)
+    if root is not None:  # a group inside: its mask goes beside the folder
+        image, stem, suffix = root, f"{split_suffix(root)[0]}_{image.name}", _ZARR
+    if suffix.lower().endswith(_ZARR):
+        suffix = ".ome.zarr"
+    elif not suffix.lower().endswith(_TIFF):
         suffix = ".nii.gz"
     elif suffix.lower().startswith(".ome"):
         suffix = ".tif"
@@ -137,7 +143,7 @@ def parse_region(text: str) -> tuple[tuple[int, int], ...] | None:
 
 
 def segment(
-    images: Annotated[list[Path], typer.Argument(help="Scans (NIfTI, MGZ, TIFF).")],
+    images: Annotated[list[Path], typer.Argument(help="Scans (NIfTI, MGZ, TIFF, OME-Zarr).")],
     model: Annotated[
         str, typer.Option("--model", "-m", help="A model's name (see `models list`) or file.")
     ] = "brain-attention-unet",
@@ -166,7 +172,7 @@ def segment(
     """Segment one or many scans.
 
     The mask of scan.nii.gz is scan_labels.nii.gz, on the scan's own grid; TIFF gives
-    TIFF. In a batch, scans whose mask is there already are skipped.
+    TIFF, OME-Zarr gives OME-Zarr. In a batch, scans whose mask is there already are skipped.
     """
     plans = plan_outputs(images, out)
     if len(plans) == 1 and plans[0].labels.exists() and not overwrite:
