@@ -1,4 +1,4 @@
-"""How well two masks agree: Dice and Hausdorff distance, class by class.
+"""How well two masks agree, class by class, and where they do not.
 
 The metrics are MONAI's. Each class is cut to the box around it first, so that a scan of
 any size needs memory for one class at a time.
@@ -7,204 +7,306 @@ any size needs memory for one class at a time.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ..errors import InputError
-from ..geometry import Geometry
+from ..progress import Job, Progress
 from ..volumes.volume import Volume
+from .align import Aligned, align
+from .masks import Region, as_box, class_names, describe_grid_difference, label_array, regions_in
+from .table import Cell, Column, Table
 
-__all__ = ["compare_labels", "describe_grid_difference", "dice_and_hd95", "label_array"]
+__all__ = [
+    "DISAGREEMENT",
+    "Agreement",
+    "Comparison",
+    "agreement",
+    "compare",
+    "compare_labels",
+    "describe_grid_difference",
+    "dice_and_hd95",
+    "label_array",
+]
 
-_GRID_TOLERANCE = 0.01
-"""Grids count as the same if their corners lie within this share of a voxel."""
 _MOST_CLASSES = 1000
+DISAGREEMENT = ("agree", "only in the first", "only in the second", "different class")
+"""What the values of a disagreement volume mean, from 0."""
+_COLOURS = ("#000000", "#e69f00", "#56b4e9", "#cc79a7")
+
+_Mask = npt.NDArray[np.bool_]
+_Row = dict[str, float | None]
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How well two regions agree; lengths in the spacing's unit, None where undefined.
+
+    Surfaces are the voxels with a face neighbour outside the region, the places are their
+    centres, and every one of them counts the same.
+
+    Parameters
+    ----------
+    dice
+        ``2 |A & B| / (|A| + |B|)``.
+    iou
+        ``|A & B| / |A | B|`` (Jaccard index).
+    hd95
+        The larger one of the two directed 95th percentiles of surface distances.
+    average_surface_distance
+        Mean of all surface distances of both directions (symmetric).
+    surface_dice
+        Share of both surfaces that lies within a tolerance of the other one (normalised
+        surface distance; Nikolov et al. 2021).
+    """
+
+    dice: float | None = None
+    iou: float | None = None
+    hd95: float | None = None
+    average_surface_distance: float | None = None
+    surface_dice: float | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """What `compare` found.
+
+    Parameters
+    ----------
+    figures
+        JSON-compatible; see `compare_labels`.
+    disagreement
+        ``(Z, Y, X)`` uint8 on the second mask's grid: see `DISAGREEMENT`.
+    names
+        Of classes, as far as they are known.
+    """
+
+    figures: dict[str, Any]
+    disagreement: Volume
+    names: Mapping[int, str]
+
+    def table(self) -> Table:
+        """The figures as a table, a row per class."""
+        unit, tolerance = self.figures["unit"], self.figures["tolerance"]
+        units = {
+            "hd95": unit,
+            "average_surface_distance": unit,
+            "surface_dice": f"at {tolerance:g} {unit}",
+            "volume": f"{unit}3",
+            "volume_truth": f"{unit}3",
+            "volume_difference": f"{unit}3",
+        }
+        keys = [*(f.name for f in fields(Agreement)), *_VOLUMES]
+        columns = [Column("class"), Column("name")]
+        columns += [Column(key.replace("_", " "), units.get(key, "")) for key in keys]
+        rows: list[tuple[Cell, ...]] = [
+            (int(value), self.names.get(int(value)), *(row[key] for key in keys))
+            for value, row in self.figures["classes"].items()
+        ]
+        return Table(tuple(columns), tuple(rows), tuple(self.figures["notes"]))
+
+
+_VOLUMES = ("volume", "volume_truth", "volume_difference", "relative_volume_difference")
+
+
+def compare(
+    a: Volume,
+    b: Volume,
+    classes: Iterable[int] | None = None,
+    *,
+    tolerance: float | None = None,
+    distances: bool = True,
+    resample: bool = False,
+) -> Job[Comparison]:
+    """Job: compare a mask with the truth; parameters and errors as for `compare_labels`."""
+    yield Progress(0, 0, "Reading")
+    pair = align(a, b, resample=resample)
+    grid = pair.grid
+    limit = max(grid.spacing) if tolerance is None else float(tolerance)
+    if not 0 <= limit < np.inf:
+        raise InputError(f"a tolerance of {limit:g} {grid.unit} makes no sense; give 0 or more")
+    in_a, in_b = regions_in(pair.a), regions_in(pair.b)
+    wanted = _classes([*in_a, *in_b]) if classes is None else sorted({int(c) for c in classes})
+    rows: dict[str, _Row] = {}
+    for done, value in enumerate(v for v in wanted if v):
+        yield Progress(done, len(wanted), f"Comparing class {value}")
+        one, other = in_a.get(value), in_b.get(value)
+        found = _agreement_of_class(pair, value, one, other, limit, distances)
+        rows[str(value)] = {**asdict(found), **_volumes(one, other, grid.voxel_volume)}
+    scored = [row["dice"] for row in rows.values() if row["dice"] is not None]
+    figures = {
+        "unit": grid.unit,
+        "tolerance": limit,
+        "classes": rows,
+        "mean_dice": float(np.mean(scored)) if scored else None,
+        "notes": list(pair.notes),
+    }
+    return Comparison(figures, _disagreement(pair, a, b), class_names(a) | class_names(b))
 
 
 def compare_labels(
-    a: Volume, b: Volume, classes: Iterable[int] | None = None, *, distances: bool = True
+    a: Volume,
+    b: Volume,
+    classes: Iterable[int] | None = None,
+    *,
+    tolerance: float | None = None,
+    distances: bool = True,
+    resample: bool = False,
 ) -> dict[str, Any]:
     """Compare a mask with the truth.
 
-    Both are brought to the world's canonical orientation first, so masks of the same
-    grid that were stored with permuted or flipped axes compare rightly.
+    Masks of the same grid that were stored with permuted or flipped axes compare rightly.
 
     Parameters
     ----------
     a, b
-        Masks ``(Z, Y, X)`` of whole numbers on the same grid; `b` is the truth.
+        Masks ``(Z, Y, X)`` of whole numbers; `b` is the truth, on whose grid they are
+        compared.
     classes
         Values to compare. Default: 1 to the largest value found in either.
+    tolerance
+        Of the surface Dice, in the unit of `a`. Default: the longest side of a voxel.
     distances
-        False leaves out the Hausdorff distances (they are None), which is quicker.
+        False leaves out the surface distances (they are None), which is quicker.
+    resample
+        Whether `a`, if it lies on another grid, is resampled (nearest neighbour, through
+        both affines) instead of refused; ``notes`` says so.
 
     Returns
     -------
     dict
-        ``{"unit": "mm", "classes": {"1": {"dice": 0.9, "hd95": 1.2}, ...},
-        "mean_dice": 0.9}``, JSON-compatible. ``hd95`` is the larger of the two directed
-        95th percentiles of surface distances, in `unit`. A class that is in neither mask
-        has None for both and is left out of the mean; one that is in a single mask has
-        Dice 0 and hd95 None. Background (0) is not compared.
+        JSON-compatible: ``unit``, ``tolerance``, ``mean_dice``, ``notes`` and
+        ``classes``: by value the fields of `Agreement`, and ``volume``,
+        ``volume_truth``, ``volume_difference`` (mask minus truth, in the unit cubed) and
+        ``relative_volume_difference`` (of the truth). What is not defined is None: all
+        but the volumes of a class that is in neither mask (it is left out of the mean),
+        and the distances of one that is in a single mask (its Dice, IoU and surface Dice
+        are 0). Background (0) is not compared.
 
     Raises
     ------
     InputError
         If a mask has channels or values other than whole numbers from 0 up, or the
-        grids differ; the message says how.
+        grids differ and may not be resampled; the message says how.
     """
-    b = _in_unit_of(b, a.geometry)
-    a, b = a.canonical(), b.canonical()
-    difference = describe_grid_difference(a.geometry, b.geometry)
-    if difference:
-        raise InputError(
-            f"{a.name} and {b.name} lie on different grids: {difference}; "
-            "compare masks of the same scan, on its own grid"
-        )
-    mask, truth = label_array(a), label_array(b)
-    wanted = _classes(mask, truth) if classes is None else sorted({int(c) for c in classes} - {0})
-    rows: dict[str, dict[str, float | None]] = {}
-    for value in wanted:
-        dice, hd95 = dice_and_hd95(
-            mask == value, truth == value, a.geometry.spacing, distance=distances
-        )
-        rows[str(value)] = {"dice": dice, "hd95": hd95}
-    scored = [row["dice"] for row in rows.values() if row["dice"] is not None]
-    return {
-        "unit": a.geometry.unit,
-        "classes": rows,
-        "mean_dice": float(np.mean(scored)) if scored else None,
-    }
+    job = compare(a, b, classes, tolerance=tolerance, distances=distances, resample=resample)
+    while True:
+        try:
+            next(job)
+        except StopIteration as end:
+            figures: dict[str, Any] = end.value.figures
+            return figures
 
 
-def dice_and_hd95(
-    mask: npt.NDArray[np.bool_],
-    truth: npt.NDArray[np.bool_],
+def agreement(
+    a: _Mask,
+    b: _Mask,
     spacing: Sequence[float],
     *,
-    distance: bool = True,
-) -> tuple[float | None, float | None]:
-    """Dice and 95th percentile Hausdorff distance of two regions ``(Z, Y, X)``.
+    tolerance: float = 1.0,
+    distances: bool = True,
+) -> Agreement:
+    """Compare two regions ``(Z, Y, X)`` of the same shape.
 
     Parameters
     ----------
-    mask, truth
-        Of the same shape.
+    a, b
+        The regions.
     spacing
-        Voxel size (z, y, x); the distance is in its unit.
-    distance
-        Whether to measure the distance.
-
-    Returns
-    -------
-    tuple
-        ``(None, None)`` if both are empty, ``(0.0, None)`` if one is.
+        Voxel size (z, y, x); lengths are in its unit.
+    tolerance
+        Of the surface Dice.
+    distances
+        Whether to measure surface distances.
     """
-    box = _box(mask | truth)
-    if box is None:
-        return None, None
-    mask, truth = mask[box], truth[box]
-    if not mask.any() or not truth.any():
-        return 0.0, None
+    some = a.any(), b.any()
+    if not any(some):
+        return Agreement()
+    if not all(some):
+        return Agreement(dice=0.0, iou=0.0, surface_dice=0.0 if distances else None)
     import torch
-    from monai.metrics import compute_dice, compute_hausdorff_distance
+    from monai.metrics import compute_dice, compute_iou
+    from monai.metrics.utils import get_edge_surface_distance
 
-    one = torch.from_numpy(np.ascontiguousarray(mask))[None, None]
-    other = torch.from_numpy(np.ascontiguousarray(truth))[None, None]
-    dice = float(compute_dice(one, other, include_background=True))
-    if not distance:
-        return dice, None
+    one, other = (torch.from_numpy(np.ascontiguousarray(m)) for m in (a, b))
+    dice = float(compute_dice(one[None, None], other[None, None], include_background=True))
+    iou = float(compute_iou(one[None, None], other[None, None], include_background=True))
+    if not distances:
+        return Agreement(dice, iou)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # MONAI's notes on its own future
-        hd95 = float(
-            compute_hausdorff_distance(
-                one, other, include_background=True, percentile=95, spacing=list(spacing)
-            )
+        _, apart, _ = get_edge_surface_distance(
+            one, other, spacing=[float(s) for s in spacing], symmetric=True
         )
-    return dice, hd95
+    there, back = (np.asarray(part) for part in apart)
+    both = np.concatenate([there, back])
+    return Agreement(
+        dice,
+        iou,
+        hd95=float(max(np.percentile(there, 95), np.percentile(back, 95))),
+        average_surface_distance=float(both.mean(dtype=np.float64)),
+        # distances are float32: one that equals the tolerance must count
+        surface_dice=float((both <= tolerance * (1 + 1e-5)).mean()),
+    )
 
 
-def label_array(volume: Volume) -> npt.NDArray[np.integer[Any]]:
-    """Return a mask's voxels as whole numbers ``(Z, Y, X)``.
-
-    Raises
-    ------
-    InputError
-        If the volume has several channels, or a value is not a whole number from 0 up.
-    """
-    if volume.n_channels != 1:
-        raise InputError(
-            f"{volume.name} has {volume.n_channels} channels; a mask has one value per voxel"
-        )
-    array = np.asarray(volume.channel(0).array)
-    if array.dtype == bool:
-        return array.astype(np.uint8)
-    if array.dtype.kind not in "iuf":
-        raise InputError(f"{volume.name} holds {array.dtype}; a mask holds whole numbers")
-    if array.dtype.kind == "f":
-        whole = np.rint(array)
-        if not np.isfinite(array).all() or np.abs(array - whole).max() > 1e-3:
-            raise InputError(
-                f"{volume.name} holds values that are not whole numbers; a mask is needed, "
-                "not an image or a probability map"
-            )
-        array = whole.astype(np.int64)
-    if array.min() < 0:
-        raise InputError(
-            f"{volume.name} holds the negative value {array.min()}; "
-            "classes are whole numbers from 0 (background) up"
-        )
-    return np.asarray(array)
+def dice_and_hd95(
+    mask: _Mask, truth: _Mask, spacing: Sequence[float], *, distance: bool = True
+) -> tuple[float | None, float | None]:
+    """Dice and 95th percentile Hausdorff distance of two regions: see `agreement`."""
+    found = agreement(mask, truth, spacing, distances=distance)
+    return found.dice, found.hd95
 
 
-def describe_grid_difference(a: Geometry, b: Geometry) -> str:
-    """Say in words how two grids differ; empty if they are the same."""
-    if a.is_close(b, _GRID_TOLERANCE):
-        return ""
-    if a.shape != b.shape:
-        return f"shapes (Z, Y, X) {a.shape} and {b.shape}"
-    if a.unit != b.unit:
-        return f"units {a.unit} and {b.unit}"
-    if not np.allclose(a.spacing, b.spacing, rtol=1e-3):
-        return f"spacings {_figures(a.spacing)} and {_figures(b.spacing)} {a.unit}"
-    if not np.allclose(a.direction, b.direction, atol=1e-3):
-        return f"orientations (affines point {_angle(a, b):.3g} degrees apart)"
-    return f"origins {_figures(a.origin)} and {_figures(b.origin)} {a.unit}"
+def _agreement_of_class(
+    pair: Aligned,
+    value: int,
+    in_a: Region | None,
+    in_b: Region | None,
+    tolerance: float,
+    distances: bool,
+) -> Agreement:
+    there = [region for region in (in_a, in_b) if region is not None]
+    if not there:
+        return Agreement()
+    start = np.min([region.start for region in there], axis=0).tolist()
+    stop = np.max([region.stop for region in there], axis=0).tolist()
+    box = as_box(start, stop)
+    a, b = pair.a[box] == value, pair.b[box] == value
+    return agreement(a, b, pair.grid.spacing, tolerance=tolerance, distances=distances)
 
 
-def _figures(values: Sequence[float]) -> str:
-    return "(" + ", ".join(f"{v:.6g}" for v in values) + ")"
+def _volumes(in_a: Region | None, in_b: Region | None, voxel_volume: float) -> _Row:
+    voxels, truth = (0 if region is None else region.voxels for region in (in_a, in_b))
+    return {
+        "volume": voxels * voxel_volume,
+        "volume_truth": truth * voxel_volume,
+        "volume_difference": (voxels - truth) * voxel_volume,
+        "relative_volume_difference": (voxels - truth) / truth if truth else None,
+    }
 
 
-def _angle(a: Geometry, b: Geometry) -> float:
-    cosines = np.clip((a.direction * b.direction).sum(axis=0), -1, 1)
-    return float(np.degrees(np.arccos(cosines)).max())
+def _disagreement(pair: Aligned, a: Volume, b: Volume) -> Volume:
+    result = np.zeros(pair.a.shape, dtype=np.uint8)
+    different = pair.a != pair.b
+    result[different & (pair.b == 0)] = 1
+    result[different & (pair.a == 0)] = 2
+    result[different & (pair.a != 0) & (pair.b != 0)] = 3
+    classes = [{"name": n, "colour": c} for n, c in zip(DISAGREEMENT, _COLOURS, strict=True)]
+    about: dict[str, Any] = {
+        "kind": "labels",
+        "classes": classes,
+        "provenance": {"compared": [str(v.source or v.name) for v in (a, b)]},
+    }
+    if "nifti" in b.metadata:
+        about["nifti"] = b.metadata["nifti"]
+    return Volume(result, pair.grid, f"{a.name} against {b.name}", metadata=about)
 
 
-def _in_unit_of(volume: Volume, grid: Geometry) -> Volume:
-    if volume.geometry.unit != grid.unit and "pixel" not in (volume.geometry.unit, grid.unit):
-        return volume.replace(geometry=volume.geometry.with_unit(grid.unit))
-    return volume
-
-
-def _classes(*masks: npt.NDArray[Any]) -> list[int]:
-    largest = max(int(mask.max()) for mask in masks)
-    if largest <= _MOST_CLASSES:
-        return list(range(1, largest + 1))
-    found = sorted(set().union(*(np.unique(mask).tolist() for mask in masks)) - {0})
-    return [int(value) for value in found]
-
-
-def _box(region: npt.NDArray[np.bool_]) -> tuple[slice, ...] | None:
-    """Smallest box that holds the region, or None if it is empty."""
-    box = []
-    for axis in range(region.ndim):
-        others = tuple(i for i in range(region.ndim) if i != axis)
-        hits = np.flatnonzero(region.any(axis=others))
-        if not hits.size:
-            return None
-        box.append(slice(int(hits[0]), int(hits[-1]) + 1))
-    return tuple(box)
+def _classes(found: list[int]) -> list[int]:
+    largest = max(found, default=0)
+    return list(range(1, largest + 1)) if largest <= _MOST_CLASSES else sorted(set(found))

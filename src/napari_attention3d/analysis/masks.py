@@ -28,6 +28,7 @@ __all__ = [
     "in_unit_of",
     "label_array",
     "neighbours",
+    "regions_in",
     "slabs",
 ]
 
@@ -154,15 +155,26 @@ def slabs(shape: Sequence[int], voxels: int | None = None) -> Iterator[tuple[int
 def find_regions(mask: MaskReader) -> Job[dict[int, Region]]:
     """Job: all labels but 0 with their voxels and boxes, in order of their values.
 
-    The array is looked at slab by slab, so one larger than memory will do.
+    The mask is looked at slab by slab, so one larger than memory will do.
     """
     found: dict[int, Region] = {}
     for first, last in slabs(mask.shape):
         yield Progress(first, mask.shape[0], "Looking for labels")
-        part = mask.read(as_box((first, 0, 0), (last, *mask.shape[1:])))
-        for region in _regions_of(part, first):
-            found[region.value] = _joined(found.get(region.value), region)
+        _join(found, mask.read(as_box((first, 0, 0), (last, *mask.shape[1:]))), first)
     return dict(sorted(found.items()))
+
+
+def regions_in(array: _Integers) -> dict[int, Region]:
+    """All labels but 0 of an array ``(Z, Y, X)``, as `find_regions`."""
+    found: dict[int, Region] = {}
+    for first, last in slabs(array.shape):
+        _join(found, array[first:last], first)
+    return dict(sorted(found.items()))
+
+
+def _join(found: dict[int, Region], part: _Integers, first: int) -> None:
+    for region in _regions_of(part, first):
+        found[region.value] = _joined(found.get(region.value), region)
 
 
 def _regions_of(part: _Integers, first: int) -> Iterator[Region]:
