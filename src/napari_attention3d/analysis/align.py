@@ -62,7 +62,7 @@ def align(a: Volume, b: Volume, *, resample: bool = False) -> Aligned:
     if not resample:
         raise InputError(
             f"{a.name} and {b.name} lie on different grids: {difference}; compare masks of the "
-            "same scan on its own grid, or have the first one resampled onto the second"
+            "same scan on its own grid, or allow the first to be resampled (--resample)"
         )
     if a.geometry.unit != b.geometry.unit:
         raise InputError(

@@ -6,6 +6,7 @@ import json
 import math
 import sys
 import time
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,6 +23,7 @@ __all__ = [
     "CANCELLED",
     "SOME_FAILED",
     "JsonOption",
+    "check_new_file",
     "check_writable_folder",
     "error_line",
     "print_json",
@@ -128,6 +130,32 @@ def _run_in_log(job: Job[T], title: str) -> T:
         raise JobCancelled("cancelled") from error
     finally:
         job.close()
+
+
+def check_new_file(path: Path, inputs: Collection[Path] = (), *, overwrite: bool) -> None:
+    """Fail now, not after the long run, if a result can't be written to `path`.
+
+    Parameters
+    ----------
+    path
+        The file to write.
+    inputs
+        Files that are read; none of them may be replaced.
+    overwrite
+        Whether an older file may be replaced.
+
+    Raises
+    ------
+    InputError
+        If it is one of the inputs, or is there and must not be replaced.
+    OutputError
+        If its folder can't be written.
+    """
+    if path.resolve() in {one.resolve() for one in inputs}:
+        raise InputError(f"{path} is read; it must not be replaced by a result")
+    check_writable_folder(path.parent)
+    if path.exists() and not overwrite:
+        raise InputError(f"{path} exists; add --overwrite to replace it")
 
 
 def check_writable_folder(folder: Path, *, make: bool = False) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import InputError
-from .common import JsonOption, check_writable_folder, print_json, run_job, say
+from .common import JsonOption, check_new_file, print_json, run_job, say
 
 if TYPE_CHECKING:
     from ..analysis.table import Cell, Table
@@ -47,7 +47,10 @@ def measure(
     """Measure each label: volume, surface, diameters, place, and intensities inside."""
     wanted = _parse_percentiles(percentiles)
     if out is not None:
-        _check_out(out, overwrite=overwrite)
+        from ..analysis.table import check_table_path
+
+        check_table_path(out)
+        check_new_file(out, [labels, *(image or []), *(attention or [])], overwrite=overwrite)
     from ..analysis.measure import measure as measure_job
     from ..volumes import read_volume
 
@@ -77,15 +80,6 @@ def measure(
         print_json(table.to_dict())
     elif out is None:
         _print_table(table, [*images, *maps])
-
-
-def _check_out(out: Path, *, overwrite: bool) -> None:
-    from ..analysis.table import check_table_path
-
-    check_table_path(out)
-    check_writable_folder(out.parent)
-    if out.exists() and not overwrite:
-        raise InputError(f"{out} exists; add --overwrite to replace it")
 
 
 def _parse_percentiles(text: str) -> tuple[float, ...]:
