@@ -1,18 +1,19 @@
-"""Record a network as a graph of operations that can be streamed."""
+"""A network as a graph of operations that can be streamed."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import Tensor, fx
-from torch.fx.experimental.proxy_tensor import make_fx
+from torch import Tensor
 
 from ...networks.base import SegmentationNetwork
 from ...networks.norm import ScanNorm3d
 from .ops import Convolution, Crop, Operation, Pad, Pointwise, Pool, Resize, Transposed
+from .record import Call, Value, record_calls
 
 __all__ = ["NotStreamable", "StreamGraph", "record_graph"]
 
@@ -47,17 +48,25 @@ class StreamGraph:
         In the order of computation.
     outputs
         Node of each output: "logits" and the names of maps.
+    device, dtype
+        Where and in what precision the nodes compute.
     """
 
     axis: int
     shape: tuple[int, ...]
     nodes: list[StreamNode] = field(default_factory=list)
     outputs: dict[str, int] = field(default_factory=dict)
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    dtype: torch.dtype = torch.float32
 
     def to(self, device: torch.device, dtype: torch.dtype = torch.float32) -> StreamGraph:
-        """Return a copy whose weights lie on a device."""
+        """Return a copy whose weights lie on a device, in float32 or half precision."""
         nodes = [replace(node, operation=node.operation.to(device, dtype)) for node in self.nodes]
-        return StreamGraph(self.axis, self.shape, nodes, self.outputs)
+        return replace(self, nodes=nodes, device=device, dtype=dtype)
+
+    def planes(self, number: int) -> int:
+        """Planes of a node, along the axis; -1: of the scan."""
+        return (self.shape if number < 0 else self.nodes[number].shape)[self.axis]
 
 
 def record_graph(
@@ -68,6 +77,8 @@ def record_graph(
     axis: int | None = None,
 ) -> StreamGraph:
     """Record a network's operations for a grid; computes nothing.
+
+    The norms' statistics become part of the weights: of another scan, record another graph.
 
     Parameters
     ----------
@@ -91,17 +102,11 @@ def record_graph(
         raise NotStreamable("the norms' statistics were not measured yet")
     full = (1, network.in_channels, *(int(n) for n in shape))
     axis = axis or 2 + max(range(3), key=lambda a: full[2 + a])
-    names = ["logits", *maps]
 
-    def run(x: Tensor) -> tuple[Tensor, ...]:
-        output = network(x, return_maps=bool(maps))
-        return (output.logits, *(output.maps[name] for name in maps))
-
-    parameter = next(network.parameters())
-    example = torch.empty(full, dtype=parameter.dtype, device="cpu")
-    with torch.inference_mode(False), torch.no_grad():
-        traced = make_fx(run, tracing_mode="fake", _allow_non_fake_inputs=True)(example)
-    return _Builder(traced, axis, full).build(names)
+    calls, results = record_calls(network, full, maps)
+    weight = next(network.parameters())
+    builder = _Builder(StreamGraph(axis, full), calls, results)
+    return builder.build(("logits", *maps)).to(weight.device, weight.dtype)
 
 
 _POINTWISE: set[Any] = {
@@ -131,215 +136,183 @@ _OUT_OF_PLACE: dict[Any, Any] = {
     aten.add_.Tensor: aten.add.Tensor,
     aten.mul_.Tensor: aten.mul.Tensor,
 }
+_NORMS: set[Any] = {
+    aten.native_batch_norm.default,
+    aten._native_batch_norm_legit_no_training.default,
+}
 
 
 class _Builder:
     """Turns recorded calls into operations, folding norms and ReLUs into convolutions."""
 
-    def __init__(self, traced: fx.GraphModule, axis: int, shape: tuple[int, ...]) -> None:
-        self.traced, self.axis = traced, axis
-        self.graph = StreamGraph(axis, shape)
-        self.number: dict[fx.Node, int] = {}
-        self.constant: dict[fx.Node, Tensor] = {}
+    def __init__(self, graph: StreamGraph, calls: list[Call], results: list[Value]) -> None:
+        self.graph, self.calls, self.results = graph, calls, results
+        self.number: dict[int, int] = {0: -1}
+        self.joined: dict[int, tuple[int, ...]] = {}
+        """Of tensors that no node holds, for their one reader joins the parts itself."""
+        self.readers: dict[int, list[Any]] = defaultdict(list)
+        for call in calls:
+            for value in call.values:
+                self.readers[value.number].append(call.target)
+        for value in results:
+            self.readers[value.number].append(None)
 
     def build(self, names: Sequence[str]) -> StreamGraph:
         """Walk the recorded calls."""
-        for node in self.traced.graph.nodes:
-            if node.op == "placeholder":
-                self.number[node] = -1
-            elif node.op == "get_attr":
-                value = self.traced
-                for part in str(node.target).split("."):
-                    value = getattr(value, part)
-                assert isinstance(value, Tensor)
-                self.constant[node] = value.detach()
-            elif node.op == "call_function" and node.users:
-                self._call(node)
-            elif node.op == "output":
-                for name, source in zip(names, node.args[0], strict=True):
-                    self.graph.outputs[name] = self.number[source]
+        kinds: dict[Any, Callable[[Call], None]] = {
+            aten.convolution.default: self._convolution,
+            aten.slice.Tensor: self._slice,
+            aten.max_pool3d_with_indices.default: self._pool,
+            aten.avg_pool3d.default: self._pool,
+            aten.upsample_trilinear3d.default: self._resize,
+            aten.replication_pad3d.default: self._pad,
+            aten.cat.default: self._join,
+            **dict.fromkeys(_POINTWISE, self._pointwise),
+            **dict.fromkeys(_NORMS, self._norm),
+            **dict.fromkeys(_ALIASES, self._alias),
+        }
+        for call in self.calls:
+            if not self.readers[call.result.number]:
+                continue
+            if call.target not in kinds:
+                raise NotStreamable(f"operation {call.target} is not known to the exact pass")
+            kinds[call.target](call)
+        for name, value in zip(names, self.results, strict=True):
+            self.graph.outputs[name] = self.number[value.number]
         return self.graph
 
     # ---- calls
 
-    def _call(self, node: fx.Node) -> None:
-        target, args = node.target, node.args
-        first = args[0] if args else None
-        if not any(self._streams(a) for a in node.all_input_nodes):
-            if node.all_input_nodes and all(a in self.constant for a in node.all_input_nodes):
-                self._evaluate(node)
-            return
-        if target in _ALIASES or self._is_doubling(node):
-            assert isinstance(first, fx.Node)
-            self.number[node] = self.number[first]
-        elif getattr(target, "__name__", "") == "getitem":
-            assert isinstance(first, fx.Node)
-            if args[1] == 0 and first in self.number:
-                self.number[node] = self.number[first]
-        elif target is aten.convolution.default:
-            self._convolution(node)
-        elif target is aten.native_batch_norm.default:
-            self._norm(node)
-        elif target in _POINTWISE or target is aten.cat.default:
-            self._pointwise(node)
-        elif target is aten.slice.Tensor:
-            self._slice(node)
-        elif target in (aten.max_pool3d_with_indices.default, aten.avg_pool3d.default):
-            self._pool(node)
-        elif target is aten.upsample_trilinear3d.default:
-            size: Any = args[1]
-            self._add(node, Resize, size=tuple(size), align_corners=bool(args[2]))
-        elif target is aten.replication_pad3d.default:
-            pads: Any = args[1]
-            self._add(node, Pad, pads=tuple(pads))
-        else:
-            raise NotStreamable(f"operation {target} is not known to the exact pass")
+    def _alias(self, call: Call) -> None:
+        self.number[call.result.number] = self.number[call.values[0].number]
 
-    def _is_doubling(self, node: fx.Node) -> bool:
-        """Whether this belongs to a single sample sent through a convolution twice."""
-        if node.target is aten.expand.default:
-            return True
-        return node.target is aten.slice.Tensor and bool(node.args[1] == 0)
-
-    def _convolution(self, node: fx.Node) -> None:
-        weight, bias, stride, padding, dilation, transposed, extra, groups = node.args[1:]
-        assert isinstance(weight, fx.Node)
+    def _convolution(self, call: Call) -> None:
+        weight, bias, stride, padding, dilation, transposed, extra, groups = call.args[1:]
         settings: dict[str, Any] = {
-            "weight": self.constant[weight],
-            "bias": self.constant[bias] if isinstance(bias, fx.Node) else None,
-            "stride": _triple(stride),
-            "padding": _triple(padding),
-            "dilation": _triple(dilation),
+            "weight": weight.transpose(2, self.graph.axis),
+            "bias": bias,
+            "stride": self._swapped(_triple(stride)),
+            "padding": self._swapped(_triple(padding)),
+            "dilation": self._swapped(_triple(dilation)),
             "groups": groups,
         }
         if transposed:
-            self._add(node, Transposed, output_padding=_triple(extra), **settings)
+            room = self._swapped(_triple(extra))
+            self._add(call, Transposed, output_padding=room, **settings)
         else:
-            kernel = tuple(settings["weight"].shape[2:])
-            self._add(node, Convolution, kernel=kernel, **settings)
+            self._add(call, Convolution, kernel=tuple(settings["weight"].shape[2:]), **settings)
 
-    def _norm(self, node: fx.Node) -> None:
+    def _norm(self, call: Call) -> None:
         """``y = x * scale + shift``, in the convolution before it if nobody else reads that."""
-        x, weight, bias, mean, var, training, _, eps = node.args
-        if training:
+        weight, bias, mean, var = call.args[1:5]
+        if call.target is aten.native_batch_norm.default and call.args[5]:
             raise NotStreamable("a norm takes its statistics from the whole tile")
-        assert isinstance(x, fx.Node)
-        assert isinstance(mean, fx.Node)
-        assert isinstance(var, fx.Node)
-        assert isinstance(eps, float)
-        scale = torch.rsqrt(self.constant[var].double() + eps)
-        if isinstance(weight, fx.Node):
-            scale = scale * self.constant[weight].double()
-        shift = -self.constant[mean].double() * scale
-        if isinstance(bias, fx.Node):
-            shift = shift + self.constant[bias].double()
-        before = self.graph.nodes[self.number[x]].operation
-        if isinstance(before, Convolution) and len(x.users) == 1 and not before.relu:
-            dtype, w = before.weight.dtype, before.weight.double()
+        scale = torch.rsqrt(var.double() + call.args[-1])
+        scale = scale if weight is None else scale * weight.double()
+        shift = -mean.double() * scale
+        shift = shift if bias is None else shift + bias.double()
+        before = self._private(call)
+        if before is not None and before.slope is None and before.groups == 1:
+            dtype, out = before.weight.dtype, 1 if isinstance(before, Transposed) else 0
+            shape = [-1 if d == out else 1 for d in range(5)]
             old = 0.0 if before.bias is None else before.bias.double()
-            before.weight = (w * scale.reshape(-1, 1, 1, 1, 1)).to(dtype)
+            before.weight = (before.weight.double() * scale.reshape(shape)).to(dtype)
             before.bias = (old * scale + shift).to(dtype)
-            self.number[node] = self.number[x]
+            self._alias(call)
             return
-        dtype = self.constant[mean].dtype
-        a, b = (t.to(dtype).reshape(1, -1, 1, 1, 1) for t in (scale, shift))
-        self._add(node, Pointwise, call=lambda t, b, a: torch.addcmul(b, t, a), constants=(b, a))
+        a, b = (t.to(mean.dtype).reshape(1, -1, 1, 1, 1) for t in (scale, shift))
+        self._add(call, Pointwise, call=lambda t, b, a: torch.addcmul(b, t, a), constants=(b, a))
 
-    def _pointwise(self, node: fx.Node) -> None:
-        first = node.args[0]
-        if node.target in (aten.relu_.default, aten.relu.default) and isinstance(first, fx.Node):
-            before = self.graph.nodes[self.number[first]] if self.number[first] >= 0 else None
-            alone = len(first.users) == 1
-            if before and isinstance(before.operation, Convolution) and alone:
-                before.operation.relu = True
-                self.number[node] = self.number[first]
-                return
-        target: Any = _OUT_OF_PLACE.get(node.target, node.target)
-        if node.target is aten.cat.default:
-            dim = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
-            if dim != 1:
-                raise NotStreamable(f"tensors are joined along dimension {dim}")
-            self._add(node, Pointwise, call=lambda *parts: torch.cat(parts, dim=1))
+    def _pointwise(self, call: Call) -> None:
+        slopes = {aten.relu_: 0.0, aten.relu: 0.0, aten.leaky_relu_: 0.01, aten.leaky_relu: 0.01}
+        slope = slopes.get(call.target.overloadpacket)
+        before = self._private(call)
+        if slope is not None and before is not None and before.slope is None:
+            before.slope = float(call.args[1]) if len(call.args) > 1 else slope
+            self._alias(call)
             return
-        # Where each argument comes from: the planes, the constants, or the call itself.
-        order: list[tuple[str, Any]] = []
-        constants: list[Tensor] = []
-        for argument in node.args:
-            if self._streams(argument):
-                order.append(("part", None))
-            elif isinstance(argument, fx.Node):
-                order.append(("constant", None))
-                constants.append(self.constant[argument])
-            else:
-                order.append(("value", argument))
-        count = sum(kind == "part" for kind, _ in order)
-        extra = dict(node.kwargs)
+        target = _OUT_OF_PLACE.get(call.target, call.target)
+        constants = tuple(a for a in call.args if isinstance(a, Tensor))
+        if any(constant.is_meta for constant in constants):
+            raise NotStreamable("a tensor is made within the network")
+        count, extra = len(call.values), dict(call.kwargs)
 
-        def call(*tensors: Tensor) -> Tensor:
+        def compute(*tensors: Tensor) -> Tensor:
             parts, fixed = iter(tensors[:count]), iter(tensors[count:])
-            pick = {"part": lambda v: next(parts), "constant": lambda v: next(fixed)}
-            full = [pick[kind](v) if kind in pick else v for kind, v in order]
+            pick = {Value: parts, Tensor: fixed}
+            full = [next(pick[type(a)]) if type(a) in pick else a for a in call.args]
             out: Tensor = target(*full, **extra)
             return out
 
-        self._add(node, Pointwise, call=call, constants=tuple(constants))
+        self._add(call, Pointwise, call=compute, constants=constants)
 
-    def _slice(self, node: fx.Node) -> None:
-        dim: Any = node.args[1]
-        start: Any = node.args[2] if len(node.args) > 2 else 0
-        count = self._shape(node)[dim]
-        if len(node.args) > 4 and node.args[4] != 1:
-            raise NotStreamable("a map is thinned out")
-        if dim == self.axis:
-            self._add(node, Crop, start=int(start))
+    def _join(self, call: Call) -> None:
+        if call.args[1:] != (1,):
+            raise NotStreamable(f"tensors are joined along dimension {[*call.args, 0][1]}")
+        if self.readers[call.result.number] == [aten.convolution.default]:
+            self.joined[call.result.number] = tuple(self.number[v.number] for v in call.values)
         else:
-            self._add(node, Pointwise, call=lambda t: t.narrow(dim, start, count))
+            self._add(call, Pointwise, call=lambda *parts: torch.cat(parts, dim=1))
 
-    def _pool(self, node: fx.Node) -> None:
-        args = list(node.args)
-        kernel = _triple(args[1])
-        stride = _triple(args[2]) if len(args) > 2 and args[2] else kernel
-        padding = _triple(args[3]) if len(args) > 3 else (0, 0, 0)
-        largest = node.target is aten.max_pool3d_with_indices.default
+    def _slice(self, call: Call) -> None:
+        dim, start = call.args[1], (*call.args, 0)[2]
+        if len(call.args) > 4 and call.args[4] != 1:
+            raise NotStreamable("a map is thinned out")
+        if dim == self.graph.axis:
+            self._add(call, Crop, start=int(start))
+        else:
+            count = call.result.shape[dim]
+            here = self.graph.axis if dim == 2 else dim
+            self._add(call, Pointwise, call=lambda t: t.narrow(here, start, count))
+
+    def _pool(self, call: Call) -> None:
+        kernel = _triple(call.args[1])
+        stride = _triple(call.args[2]) if len(call.args) > 2 and call.args[2] else kernel
+        padding = _triple(call.args[3]) if len(call.args) > 3 else (0, 0, 0)
+        largest = call.target is aten.max_pool3d_with_indices.default
         if not largest and padding != (0, 0, 0):
             raise NotStreamable("a mean over padded windows")
-        self._add(node, Pool, kernel=kernel, stride=stride, padding=padding, largest=largest)
+        sizes = {"kernel": kernel, "stride": stride, "padding": padding}
+        swapped = {name: self._swapped(size) for name, size in sizes.items()}
+        self._add(call, Pool, largest=largest, **swapped)
+
+    def _resize(self, call: Call) -> None:
+        size = self._swapped(_triple(call.args[1]))
+        self._add(call, Resize, size=size, align_corners=bool(call.args[2]))
+
+    def _pad(self, call: Call) -> None:
+        x0, x1, y0, y1, z0, z1 = call.args[1]
+        before, after = self._swapped((z0, y0, x0)), self._swapped((z1, y1, x1))
+        self._add(call, Pad, before=before, after=after)
 
     # ---- helpers
 
-    def _streams(self, value: object) -> bool:
-        return isinstance(value, fx.Node) and value in self.number
+    def _swapped(self, sizes: tuple[int, int, int]) -> tuple[int, ...]:
+        """Put the streamed axis first, as operations have it."""
+        swapped, a = list(sizes), self.graph.axis - 2
+        swapped[0], swapped[a] = swapped[a], swapped[0]
+        return tuple(swapped)
 
-    def _evaluate(self, node: fx.Node) -> None:
-        target: Any = node.target
+    def _private(self, call: Call) -> Convolution | Transposed | None:
+        """Return the convolution that feeds a call, if nobody else reads it."""
+        value = call.values[0]
+        number = self.number.get(value.number, -1)
+        if number < 0 or len(self.readers[value.number]) > 1:
+            return None
+        before = self.graph.nodes[number].operation
+        return before if isinstance(before, Convolution | Transposed) else None
 
-        def value(a: Any) -> Any:
-            return self.constant[a] if isinstance(a, fx.Node) else a
-
-        args = fx.map_arg(node.args, lambda a: self.constant[a])
-        result = target(*args, **node.kwargs)
-        if isinstance(result, Tensor):
-            self.constant[node] = result
-
-    def _shape(self, node: fx.Node) -> tuple[int, ...]:
-        value = node.meta["val"]
-        value = value[0] if isinstance(value, tuple | list) else value
-        return tuple(int(n) for n in value.shape)
-
-    def _add(self, node: fx.Node, kind: Callable[..., Operation], **settings: Any) -> None:
-        flat = [a for arg in node.args for a in (arg if isinstance(arg, list | tuple) else [arg])]
-        sources = tuple(self.number[a] for a in flat if isinstance(a, fx.Node) and self._streams(a))
-        shape = self._shape(node)
+    def _add(self, of: Call, kind: Callable[..., Operation], **settings: Any) -> None:
+        shape = of.result.shape
         if len(shape) != 5:
             raise NotStreamable(f"a tensor of shape {shape} is not a volume")
-        shape = (1, *shape[1:])  # 2 where a small sample goes through a convolution twice
-        planes = tuple(
-            self.graph.shape[self.axis] if s < 0 else self.graph.nodes[s].shape[self.axis]
-            for s in sources
-        )
-        operation = kind(self.axis, planes, shape[self.axis], **settings)
-        self.number[node] = len(self.graph.nodes)
-        self.graph.nodes.append(StreamNode(operation, sources, shape))
+        sources: list[int] = []
+        for value in of.values:
+            sources += self.joined.get(value.number) or (self.number[value.number],)
+        planes = tuple(self.graph.planes(source) for source in sources)
+        operation = kind(planes, shape[self.graph.axis], **settings)
+        self.number[of.result.number] = len(self.graph.nodes)
+        self.graph.nodes.append(StreamNode(operation, tuple(sources), shape))
 
 
 def _triple(value: Any) -> tuple[int, int, int]:

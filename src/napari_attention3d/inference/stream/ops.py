@@ -1,7 +1,8 @@
 """Operations, and which input planes each of their output planes needs.
 
-"Planes" are slices along the axis that is streamed. Each operation computes any range of
-its output planes from a range of input planes, exactly as over the whole axis.
+"Planes" are slices along the axis that is streamed: here always dimension 2 of (1, C, Z,
+Y, X), however the scan lies. Each operation computes any range of its output planes from
+a range of input planes, exactly as over the whole axis.
 """
 
 from __future__ import annotations
@@ -10,16 +11,18 @@ import math
 from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as nnf
 
-from ...networks.blocks import SMALL_SAMPLE
-
 __all__ = ["Convolution", "Crop", "Operation", "Pad", "Pointwise", "Pool", "Resize", "Transposed"]
 
 Range = tuple[int, int]
+LAYOUT = torch.channels_last_3d
+"""Planes lie one after the other, all channels of a voxel together: a range of planes is one
+block of memory, and oneDNN convolves it without copying."""
 
 
 @dataclass
@@ -28,24 +31,31 @@ class Operation:
 
     Attributes
     ----------
-    axis
-        Dimension of the tensors that is streamed (2, 3 or 4).
     inputs
         Planes of each input.
     planes
         Planes of the output.
     """
 
-    axis: int
     inputs: tuple[int, ...]
     planes: int
 
+    outside: ClassVar[float | None] = None
+    """Value of the planes before the first and after the last, where `window` asks for them."""
+    joins: ClassVar[bool] = False
+    """Whether the inputs are taken side by side, as channels of one."""
+
     def needs(self, lo: int, hi: int) -> Range:
         """Input planes (low, high) that output planes ``lo`` to ``hi`` are made of."""
+        a, b = self.window(lo, hi)
+        return max(0, a), min(self.inputs[0], b)
+
+    def window(self, lo: int, hi: int) -> Range:
+        """Input planes that `run` wants: `needs`, or beyond the ends."""
         return lo, hi
 
     def run(self, lo: int, hi: int, first: int, parts: Sequence[Tensor]) -> Tensor:
-        """Compute output planes ``lo`` to ``hi`` from what `needs` names, starting at `first`."""
+        """Compute output planes ``lo`` to ``hi`` from those of `window`, starting at `first`."""
         raise NotImplementedError
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Operation:
@@ -54,14 +64,15 @@ class Operation:
         for name in ("weight", "bias"):
             value = getattr(self, name, None)
             if isinstance(value, Tensor):
-                setattr(twin, name, value.to(device, dtype))
+                value = value.to(device, dtype)
+                setattr(twin, name, _laid_out(value) if name == "weight" else value)
         if isinstance(twin, Pointwise):
             twin.constants = tuple(c.to(device, dtype) for c in twin.constants)
         return twin
 
-    def cut(self, x: Tensor, start: int, count: int) -> Tensor:
-        """Return `count` planes of a tensor."""
-        return x if count == x.shape[self.axis] else x.narrow(self.axis, start, count)
+
+def _laid_out(weight: Tensor) -> Tensor:
+    return weight.contiguous(memory_format=LAYOUT)
 
 
 @dataclass
@@ -84,66 +95,55 @@ class _Window(Operation):
     stride: tuple[int, ...] = (1, 1, 1)
     padding: tuple[int, ...] = (0, 0, 0)
     dilation: tuple[int, ...] = (1, 1, 1)
-    outside: float = 0.0
 
-    def _along(self) -> tuple[int, int, int]:
-        a = self.axis - 2
-        return self.stride[a], self.padding[a], self.dilation[a] * (self.kernel[a] - 1) + 1
+    joins = True
 
-    def needs(self, lo: int, hi: int) -> Range:
-        """Window of the range, within the input."""
-        s, p, reach = self._along()
-        return max(0, lo * s - p), min(self.inputs[0], (hi - 1) * s - p + reach)
-
-    def filled(self, lo: int, hi: int, first: int, x: Tensor) -> Tensor:
-        """Return the input planes with the padding that the range meets at either end."""
-        s, p, reach = self._along()
-        want_lo, want_hi = lo * s - p, (hi - 1) * s - p + reach
-        before, after = first - want_lo, want_hi - first - x.shape[self.axis]
-        if before <= 0 and after <= 0:
-            return x
-        pad = [0] * 6
-        pad[2 * (4 - self.axis)], pad[2 * (4 - self.axis) + 1] = max(0, before), max(0, after)
-        return nnf.pad(x, pad, value=self.outside)
-
-    def in_plane(self, values: tuple[int, ...]) -> list[int]:
-        """Padding with none along the streamed axis."""
-        return [0 if a == self.axis - 2 else v for a, v in enumerate(values)]
+    def window(self, lo: int, hi: int) -> Range:
+        """Planes under the kernels, beyond the ends too."""
+        s, p = self.stride[0], self.padding[0]
+        return lo * s - p, (hi - 1) * s - p + self.dilation[0] * (self.kernel[0] - 1) + 1
 
 
 @dataclass
 class Convolution(_Window):
-    """Convolution with what follows it folded in: bias and, perhaps, a ReLU."""
+    """Convolution with what follows it folded in: a norm, perhaps a (leaky) ReLU."""
 
     weight: Tensor = field(default_factory=lambda: torch.empty(0))
     bias: Tensor | None = None
     groups: int = 1
-    relu: bool = False
+    slope: float | None = None
+    """Of the activation for negative values; None: there is no activation."""
+
+    outside = 0.0
 
     def run(self, lo: int, hi: int, first: int, parts: Sequence[Tensor]) -> Tensor:
-        """Convolve a slab."""
-        x = self.filled(lo, hi, first, parts[0])
-        # torch leaves oneDNN for single small volumes, see networks.blocks.Conv3d.
-        twice = (
-            x.device.type == "cpu"
-            and x.dtype == torch.float32
-            and 1 < max(self.kernel) <= 3
-            and x.shape[0] == 1
-            and x.shape[1] * x.shape[2] * x.shape[3] <= SMALL_SAMPLE
-        )
+        """Convolve a slab; planes beyond the ends are in it already."""
+        (x,), padding = parts, [0, *self.padding[1:]]
+        stride, dilation = list(self.stride), list(self.dilation)
+        if _in_onednn(x):
+            # Always oneDNN (torch.convolution leaves it for small samples), activation included.
+            about: dict[float | None, Any] = {None: ("none", []), 0.0: ("relu", [])}
+            act, scalars = about.get(self.slope, ("leaky_relu", [self.slope]))
+            out: Tensor = torch.ops.mkldnn._convolution_pointwise(
+                *(x, self.weight, self.bias, padding, stride, dilation, self.groups),
+                *(act, scalars, ""),
+            )
+            return out
         out = torch.convolution(
-            x.expand(2, *x.shape[1:]) if twice else x,
-            self.weight,
-            self.bias,
-            list(self.stride),
-            self.in_plane(self.padding),
-            list(self.dilation),
-            False,
-            [0, 0, 0],
-            self.groups,
+            *(x, self.weight, self.bias, stride, padding, dilation, False, [0] * 3, self.groups)
         )
-        out = out[:1] if twice else out
-        return out.relu_() if self.relu else out
+        if self.slope is None:
+            return out
+        return out.relu_() if self.slope == 0 else nnf.leaky_relu_(out, self.slope)
+
+
+def _in_onednn(x: Tensor) -> bool:
+    if x.device.type != "cpu" or not hasattr(torch.ops.mkldnn, "_convolution_pointwise"):
+        return False
+    if x.dtype == torch.bfloat16:
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    there: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return there and x.dtype == torch.float32
 
 
 @dataclass
@@ -152,22 +152,18 @@ class Pool(_Window):
 
     largest: bool = True
 
-    def __post_init__(self) -> None:
-        """Padding never wins."""
-        self.outside = -torch.inf if self.largest else 0.0
+    outside = -torch.inf
 
     def run(self, lo: int, hi: int, first: int, parts: Sequence[Tensor]) -> Tensor:
         """Pool a slab."""
-        x = self.filled(lo, hi, first, parts[0])
-        kernel, stride, pad = list(self.kernel), list(self.stride), self.in_plane(self.padding)
-        if self.largest:
-            return nnf.max_pool3d(x, kernel, stride, pad)
-        return nnf.avg_pool3d(x, kernel, stride, pad)
+        kernel, stride, pad = list(self.kernel), list(self.stride), [0, *self.padding[1:]]
+        pool = nnf.max_pool3d if self.largest else nnf.avg_pool3d
+        return pool(parts[0], kernel, stride, pad)
 
 
 @dataclass
 class Transposed(Operation):
-    """Transposed convolution."""
+    """Transposed convolution, with a norm and, perhaps, a (leaky) ReLU folded in."""
 
     weight: Tensor = field(default_factory=lambda: torch.empty(0))
     bias: Tensor | None = None
@@ -176,12 +172,14 @@ class Transposed(Operation):
     output_padding: tuple[int, ...] = (0, 0, 0)
     dilation: tuple[int, ...] = (1, 1, 1)
     groups: int = 1
+    slope: float | None = None
 
-    def needs(self, lo: int, hi: int) -> Range:
+    joins = True
+
+    def window(self, lo: int, hi: int) -> Range:
         """Inputs whose kernels reach the range."""
-        a = self.axis - 2
-        s, p = self.stride[a], self.padding[a]
-        reach = self.dilation[a] * (self.weight.shape[self.axis] - 1)
+        s, p = self.stride[0], self.padding[0]
+        reach = self.dilation[0] * (self.weight.shape[2] - 1)
         low = -((reach - lo - p) // s)
         high = min(self.inputs[0], (hi - 1 + p) // s + 1)
         # At least one, also where no kernel reaches: it still carries the bias.
@@ -189,24 +187,17 @@ class Transposed(Operation):
 
     def run(self, lo: int, hi: int, first: int, parts: Sequence[Tensor]) -> Tensor:
         """Spread a slab and cut the range out of it."""
-        a = self.axis - 2
-        padding = [0 if i == a else v for i, v in enumerate(self.padding)]
         # Room at the high end, for the range may end past the last kernel.
-        room = [self.stride[a] - 1 if i == a else v for i, v in enumerate(self.output_padding)]
-        spread = torch.convolution(
-            parts[0],
-            self.weight,
-            self.bias,
-            list(self.stride),
-            padding,
-            list(self.dilation),
-            True,
-            room,
-            self.groups,
+        room = [self.stride[0] - 1, *self.output_padding[1:]]
+        out = torch.convolution(
+            *(parts[0], self.weight, self.bias, list(self.stride), [0, *self.padding[1:]]),
+            *(list(self.dilation), True, room, self.groups),
         )
-        # Plane j of `spread` is output plane first * stride + j - padding.
-        start = lo + self.padding[a] - first * self.stride[a]
-        return self.cut(spread, start, hi - lo)
+        # Plane j of `out` is output plane first * stride + j - padding.
+        out = out.narrow(2, lo + self.padding[0] - first * self.stride[0], hi - lo)
+        if self.slope is None:
+            return out
+        return out.relu_() if self.slope == 0 else nnf.leaky_relu_(out, self.slope)
 
 
 @dataclass
@@ -222,35 +213,38 @@ class Resize(Operation):
             return out * (n - 1) / (m - 1) if m > 1 else 0.0
         return max(0.0, (out + 0.5) * n / m - 0.5)
 
-    def needs(self, lo: int, hi: int) -> Range:
+    def window(self, lo: int, hi: int) -> Range:
         """Planes on both sides of each output's centre."""
         if self.inputs[0] == self.planes:
             return lo, hi
-        last = self.inputs[0]
-        return int(self._source(lo)), min(last, math.ceil(self._source(hi - 1)) + 1)
+        high = math.ceil(self._source(hi - 1)) + 1
+        return int(self._source(lo)), min(self.inputs[0], high)
 
     def run(self, lo: int, hi: int, first: int, parts: Sequence[Tensor]) -> Tensor:
-        """Interpolate within planes by torch, between planes by hand."""
-        x = parts[0]
-        flat = list(self.size)
-        flat[self.axis - 2] = x.shape[self.axis]
-        # Linear interpolation is separable: along the streamed axis first, while it is small.
+        """Interpolate between planes, then within them: linear interpolation is separable."""
+        (x,) = parts
         if self.inputs[0] != self.planes:
             x = self._between(lo, hi, first, x)
-            flat[self.axis - 2] = hi - lo
-        if list(x.shape[2:]) == flat:
+        if tuple(x.shape[3:]) == tuple(self.size[1:]):
             return x
-        return nnf.interpolate(x, size=flat, mode="trilinear", align_corners=self.align_corners)
+        planes = x[0].transpose(0, 1)  # (Z, C, Y, X), channels last: torch's fastest
+        flat = nnf.interpolate(
+            planes, size=self.size[1:], mode="bilinear", align_corners=self.align_corners
+        )
+        return flat.transpose(0, 1)[None]
 
     def _between(self, lo: int, hi: int, first: int, x: Tensor) -> Tensor:
-        where = torch.tensor([self._source(o) for o in range(lo, hi)], dtype=torch.float64)
-        low = where.floor().long()
-        share = (where - low).to(x.dtype).reshape([-1 if a == self.axis else 1 for a in range(5)])
-        high = (low + 1).clamp_max(first + x.shape[self.axis] - 1)  # weighs 0 where it clamps
-        device = x.device
-        a = x.index_select(self.axis, (low - first).to(device))
-        b = x.index_select(self.axis, (high - first).to(device))
-        return torch.lerp(a, b, share.to(device))
+        """Each output plane is a mean of two, weighted: a product with a small matrix."""
+        count = x.shape[2]
+        weights = torch.zeros(hi - lo, count, dtype=torch.float64)
+        for row, out in enumerate(range(lo, hi)):
+            where = self._source(out)
+            low = int(where)
+            weights[row, low - first] += 1 - (where - low)
+            weights[row, min(low + 1 - first, count - 1)] += where - low
+        planes = x[0].permute(1, 2, 3, 0)  # (Z, Y, X, C), as it lies in memory
+        flat = weights.to(x.device, x.dtype) @ planes.reshape(count, -1)
+        return flat.reshape(hi - lo, *planes.shape[1:]).permute(3, 0, 1, 2)[None]
 
 
 @dataclass
@@ -259,7 +253,7 @@ class Crop(Operation):
 
     start: int = 0
 
-    def needs(self, lo: int, hi: int) -> Range:
+    def window(self, lo: int, hi: int) -> Range:
         """Shifted range."""
         return lo + self.start, hi + self.start
 
@@ -272,24 +266,21 @@ class Crop(Operation):
 class Pad(Operation):
     """Padding by repeating the outermost planes."""
 
-    pads: tuple[int, ...] = (0, 0, 0, 0, 0, 0)
-    """As `torch.nn.functional.pad` counts them: last dimension first."""
+    before: tuple[int, ...] = (0, 0, 0)
+    after: tuple[int, ...] = (0, 0, 0)
 
-    def _before(self) -> int:
-        return self.pads[2 * (4 - self.axis)]
-
-    def needs(self, lo: int, hi: int) -> Range:
+    def window(self, lo: int, hi: int) -> Range:
         """Planes within the input."""
-        last, before = self.inputs[0] - 1, self._before()
-        low, high = (min(max(v - before, 0), last) for v in (lo, hi - 1))
+        last = self.inputs[0] - 1
+        low, high = (min(max(v - self.before[0], 0), last) for v in (lo, hi - 1))
         return low, high + 1
 
     def run(self, lo: int, hi: int, first: int, parts: Sequence[Tensor]) -> Tensor:
         """Repeat planes, then pad within them."""
         x, last = parts[0], self.inputs[0] - 1
-        index = [min(max(o - self._before(), 0), last) - first for o in range(lo, hi)]
-        if index != list(range(x.shape[self.axis])):
-            x = x.index_select(self.axis, torch.tensor(index, device=x.device))
-        rest = list(self.pads)
-        rest[2 * (4 - self.axis)] = rest[2 * (4 - self.axis) + 1] = 0
-        return nnf.pad(x, rest, mode="replicate") if any(rest) else x
+        index = [min(max(o - self.before[0], 0), last) - first for o in range(lo, hi)]
+        if index != list(range(x.shape[2])):
+            x = x.index_select(2, torch.tensor(index, device=x.device))
+        sides = zip(reversed(self.before[1:]), reversed(self.after[1:]), strict=True)
+        pads = [n for pair in sides for n in pair]
+        return nnf.pad(x, [*pads, 0, 0], mode="replicate") if any(pads) else x
