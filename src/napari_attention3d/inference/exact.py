@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,8 @@ from .stream import record_graph, stream
 from .tiling import Box
 
 __all__ = ["ExactRun"]
+
+_RECORDING = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -105,8 +108,10 @@ class ExactRun:
         runner, axis = self.runner, self.plan.axis
         network = runner.on(device)
         names = tuple(self.maps)
-        crop = _across(grown(piece.box, network, names, self.plan.shape), axis, self.plan.shape)
-        graph = record_graph(network, crop.shape, maps=names, axis=2 + axis)
+        shape = self.plan.shape
+        crop = _across(grown(_across(piece.box, axis, shape), network, names, shape), axis, shape)
+        with _RECORDING:  # torch records in one thread at a time
+            graph = record_graph(network, crop.shape, maps=names, axis=2 + axis)
         dtype = getattr(torch, runner.precision.name)
         graph = graph.to(device, dtype)
         ranges = {"logits": (piece.first, piece.last)}

@@ -11,7 +11,7 @@ import torch
 
 from ..networks.base import SegmentationNetwork
 from .device import Precision
-from .memory import available_bytes, fits_whole, halve_tile
+from .memory import available_bytes, bytes_per_voxel, fits_whole, halve_tile
 from .stream import NotStreamable, margin, peak_bytes, record_graph
 from .stream.margin import with_statistics
 from .tiling import Box, TilePlan, plan_tiles
@@ -111,6 +111,8 @@ def grown(box: Box, network: SegmentationNetwork, maps: Sequence[str], shape: Se
 
     The whole grid if that depends on the grid's size.
     """
+    if all(a == 0 and b == n for a, b, n in zip(box.start, box.stop, shape, strict=True)):
+        return box
     try:
         more = margin(network, maps)
     except NotStreamable:
@@ -169,8 +171,11 @@ def choose_attempt(
     if as_asked:
         return replace(common, as_asked=True, reason="these tiles were asked for")
     limit = budget(devices[0], memory)
-    small = fits_whole(math.prod(grid), network, devices[0], precision.name)
-    if small and not calibrated and len(devices) == 1 and (memory is None or memory >= limit):
+    voxels = math.prod(grid)
+    small = fits_whole(voxels, network, devices[0], precision.name)
+    if memory is not None:
+        small = small and voxels * bytes_per_voxel(network, precision.name) <= memory
+    if small and not calibrated and len(devices) == 1:
         whole = plan_tiles(grid, grid, overlap, multiple)
         reason = "the grid goes through at once, which measures the scan too"
         return replace(common, plan=whole.within(box), tiles=whole, reason=reason)
