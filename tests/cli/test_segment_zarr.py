@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 
-from napari_attention3d.cli.segment import plan_outputs
+from napari_attention3d.cli.segment import parse_memory, plan_outputs
+from napari_attention3d.errors import InputError
 from napari_attention3d.volumes import read_volume
 
 
@@ -36,3 +38,37 @@ def test_zarr_in_zarr_out(run, tmp_path, tiny_model, scan_maker):
     assert [one["name"] for one in mask.metadata["classes"]] == names
     assert run("segment", scan, "-m", tiny_model).code == 2  # it is there
     assert run("segment", scan, "-m", tiny_model, "--overwrite").code == 0
+
+
+def test_streamed_results_equal_those_in_memory(run, tmp_path, tiny_model, scan_maker, monkeypatch):
+    """The scan is read part by part and the mask written part by part."""
+    from napari_attention3d.inference import preprocess
+
+    scan = scan_maker(tmp_path / "scan.ome.zarr")
+    more = ("--attention", "--probabilities", "--uncertainty")
+    options = ("-m", tiny_model, *more)
+    assert run("segment", scan, *options, "-o", tmp_path / "whole.nii.gz").code == 0
+    monkeypatch.setattr(preprocess, "IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr(preprocess, "LOOK_BYTES", 4000)
+    monkeypatch.setattr(
+        preprocess.Preprocessor.open, "__kwdefaults__", {"channel": None, "most": 0}
+    )
+    assert run("segment", scan, *options, "-o", tmp_path / "parts.zarr").code == 0
+    names = sorted(p.name.removeprefix("parts") for p in tmp_path.glob("parts*"))
+    assert len(names) >= 4
+    for name in names:
+        parts = read_volume(tmp_path / f"parts{name}")
+        whole = read_volume(tmp_path / f"whole{name.removesuffix('.zarr')}.nii.gz")
+        assert parts.geometry.is_close(whole.geometry)
+        np.testing.assert_allclose(np.asarray(parts.array), np.asarray(whole.array), atol=1e-4)
+    assert not list(tmp_path.glob(".attention3d*"))
+
+
+def test_memory_is_a_size():
+    assert parse_memory("") is None
+    assert parse_memory("4GB") == 4_000_000_000
+    assert parse_memory("1.5 gib") == 3 * 2**29
+    assert parse_memory("500m") == 500_000_000
+    for bad in ("much", "-1GB", "0", "4GBs", "ib", "1..2G"):
+        with pytest.raises(InputError, match="is not a size"):
+            parse_memory(bad)

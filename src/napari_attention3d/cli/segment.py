@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -22,6 +23,7 @@ from .common import (
 if TYPE_CHECKING:
     from ..models.store import Model
     from ..session import Segmentation, SegmentOptions
+    from ..volumes.volume import Volume
 
 __all__ = ["Plan", "plan_outputs", "segment"]
 
@@ -142,6 +144,28 @@ def parse_region(text: str) -> tuple[tuple[int, int], ...] | None:
     return region
 
 
+def parse_memory(text: str) -> int | None:
+    """Parse a size such as ``4GB``, ``500 MB`` or ``2GiB`` to bytes; None for an empty text.
+
+    Raises
+    ------
+    InputError
+        If it is not a size.
+    """
+    if not text:
+        return None
+    units = {"": 1, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
+    binary = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+    found = re.fullmatch(r"\s*([0-9.]+)\s*([KMGT]?)(I?)B?\s*", text.upper())
+    try:
+        number = float(found[1]) if found else 0.0
+    except ValueError:
+        number = 0.0
+    if found is None or number <= 0 or (found[3] and not found[2]):
+        raise InputError(f"--memory {text!r} is not a size; say 4GB or 500MB")
+    return int(number * (binary if found[3] else units)[found[2]])
+
+
 def segment(
     images: Annotated[list[Path], typer.Argument(help="Scans (NIfTI, MGZ, TIFF, OME-Zarr).")],
     model: Annotated[
@@ -163,6 +187,9 @@ def segment(
     ] = None,
     channel: Annotated[int | None, typer.Option(help="Channel to use, from 0.")] = None,
     time: Annotated[int | None, typer.Option(help="Time point to use, from 0.")] = None,
+    memory: Annotated[
+        str, typer.Option(help="Most memory to take, such as 4GB (default: what is free).")
+    ] = "",
     region: Annotated[
         str, typer.Option(help="Only this part of the array: z0:z1,y0:y1,x0:x1.")
     ] = "",
@@ -190,6 +217,7 @@ def segment(
         overlap=overlap,
         channel=channel,
         region=parse_region(region),
+        memory=parse_memory(memory),
     )
     choose_device(options.device)  # a wrong one is told before anything runs
     loaded = load_model(model)
@@ -237,10 +265,13 @@ def _segment_file(
     scan = read_volume(plan.image, time=time)
     for note in scan.notes:
         say(f"note: {note}")
-    result = run_job(segment_job(scan, model, options), plan.image.name)
+    if plan.labels.name.lower().endswith(".zarr"):
+        result, written = _segment_to_zarr(plan, scan, model, options)
+    else:
+        result = run_job(segment_job(scan, model, options), plan.image.name)
+        written = write_results(plan, result)
     for warning in result.warnings:
         say(f"warning: {warning}")
-    written = write_results(plan, result)
     say(f"{plan.labels} ({result.seconds:.1f} s on {result.device})")
     return {
         **written,
@@ -250,6 +281,32 @@ def _segment_file(
         # The norms' statistics, thousands of numbers, are in the file that was written.
         "provenance": {k: v for k, v in result.provenance.items() if k != "calibration"},
     }
+
+
+def _segment_to_zarr(
+    plan: Plan, scan: Volume, model: Model, options: SegmentOptions
+) -> tuple[Segmentation, dict[str, Any]]:
+    """Write results to OME-Zarr as they become final, in memory that does not grow with them."""
+    from ..inference.preprocess import crop_region
+    from ..inference.store import ZarrStore
+    from ..session import segment_job
+    from ..volumes import write_volume
+
+    paths = {"labels": plan.labels}
+    paths |= {n: plan.beside(n) for n in ("probabilities", "uncertainty") if getattr(options, n)}
+    _, geometry = crop_region(scan.geometry, options.region)
+    with ZarrStore(paths, geometry, scan.name, model.card.class_names) as store:
+        job = segment_job(scan, model, options, allocate=store.allocate)
+        result = run_job(job, plan.image.name)
+        store.flush()
+        for name in paths:
+            store.describe(name, getattr(result, name).metadata)
+        maps = {
+            name: str(write_volume(plan.beside(f"attention_{name}"), volume))
+            for name, volume in result.attention.items()
+        }
+    written: dict[str, Any] = {"attention": maps} if maps else {}
+    return result, written | {name: str(path) for name, path in paths.items()}
 
 
 def write_results(plan: Plan, result: Segmentation) -> dict[str, Any]:

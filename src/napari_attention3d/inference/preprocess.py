@@ -197,7 +197,7 @@ class Preprocessor:
         return Prepared(TensorSource(scaled), placement, notes, warnings)
 
     def open(
-        self, volume: Volume, *, channel: int | None = None, most: int = IN_MEMORY_BYTES
+        self, volume: Volume, *, channel: int | None = None, most: int | None = None
     ) -> Job[Prepared]:
         """Prepare a scan so that it is read where it is needed; a small one as `prepare` does.
 
@@ -209,7 +209,8 @@ class Preprocessor:
         volume, channel
             As for `prepare`.
         most
-            Bytes of the model's grid that may be in memory; a larger one is read lazily.
+            Bytes of the model's grid that may be in memory, a larger one is read lazily;
+            default: 256 MiB.
 
         Yields
         ------
@@ -222,6 +223,7 @@ class Preprocessor:
             As `prepare` does.
         """
         volume, placement = self._begin(volume, channel)
+        most = IN_MEMORY_BYTES if most is None else most
         if 4 * volume.n_channels * np.prod(placement.grid.shape, dtype=float) <= most:
             return self.prepare(volume)
         notes, warnings = self._describe(placement)
