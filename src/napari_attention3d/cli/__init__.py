@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import typer
 
-from . import demo, doctor, evaluate, measure, models, segment, train
+from . import clean, demo, doctor, evaluate, measure, models, segment, train
 from .common import CANCELLED, report_error
 
 __all__ = ["app", "main"]
@@ -29,6 +29,7 @@ app.command("segment")(segment.segment)
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
 app.command("measure")(measure.measure)
+app.command("clean")(clean.clean)
 app.add_typer(models.app, name="models")
 app.command("doctor")(doctor.doctor)
 
