@@ -1,0 +1,1 @@
+"""A simulated person who corrects a mask with short strokes."""

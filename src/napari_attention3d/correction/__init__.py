@@ -1,0 +1,1 @@
+"""Painted corrections: encode them, learn from them in seconds, keep and undo rounds."""

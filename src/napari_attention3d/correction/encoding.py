@@ -1,0 +1,77 @@
+"""Corrections as integers on the scan's grid: the same in layer, files and training labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import InputError
+
+__all__ = ["background_value", "check_corrections", "empty_corrections", "painted_voxels"]
+
+
+def background_value(dtype: npt.DTypeLike) -> int:
+    """Value of "painted as background": 255 in uint8, 65535 in uint16.
+
+    Raises
+    ------
+    InputError
+        If corrections are of another type.
+    """
+    dtype = np.dtype(dtype)
+    if dtype not in (np.dtype(np.uint8), np.dtype(np.uint16)):
+        raise InputError(f"corrections are uint8 or uint16, not {dtype}; convert them first")
+    return int(np.iinfo(dtype).max)
+
+
+def empty_corrections(shape: Sequence[int], classes: int) -> npt.NDArray[Any]:
+    """Corrections ``(Z, Y, X)`` with nothing painted, of the smallest type for `classes`."""
+    return np.zeros(tuple(shape), np.uint8 if classes < 256 else np.uint16)
+
+
+def check_corrections(
+    corrections: npt.NDArray[Any], shape: Sequence[int], classes: Sequence[str]
+) -> None:
+    """Refuse corrections that do not belong to the scan or its classes.
+
+    Parameters
+    ----------
+    corrections
+        (Z, Y, X) uint8 or uint16: 0 not painted, c class c, 255 or 65535 background.
+    shape
+        The scan's (Z, Y, X).
+    classes
+        Names, background first.
+
+    Raises
+    ------
+    InputError
+        If the shape or the type is another, or a value is no class.
+    """
+    marker = background_value(corrections.dtype)
+    if tuple(corrections.shape) != tuple(shape):
+        raise InputError(
+            f"corrections have the shape {tuple(corrections.shape)}, the scan {tuple(shape)}; "
+            "paint on a layer made for this scan"
+        )
+    counts = np.bincount(corrections.ravel(), minlength=marker + 1)
+    odd = [int(v) for v in np.flatnonzero(counts) if len(classes) <= v < marker]
+    if odd:
+        known = ", ".join(f"{i} {name}" for i, name in enumerate(classes) if i)
+        raise InputError(
+            f"a stroke has the label {odd[0]}, but the classes are {known} "
+            f"({marker} is background); erase it, or add a class"
+        )
+
+
+def painted_voxels(
+    corrections: npt.NDArray[Any],
+) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """Return where something is painted (N, 3), and as which class (N,), 0 for background."""
+    voxels = np.argwhere(corrections)
+    values = corrections[tuple(voxels.T)].astype(np.intp)
+    values[values == background_value(corrections.dtype)] = 0
+    return voxels, values
