@@ -7,12 +7,13 @@ figures go through the whole affine: rotated and sheared grids are measured as t
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from math import pi
 
 import numpy as np
 import numpy.typing as npt
-from scipy.spatial import ConvexHull
+from scipy.spatial import ConvexHull, QhullError
 from scipy.spatial.distance import cdist
 
 __all__ = ["Shape", "ShapeSums", "farthest_apart", "measure_shape"]
@@ -38,15 +39,16 @@ class Shape:
         Voxels times the volume of one.
     surface_area
         Of the triangle mesh that marching cubes (Lewiner et al. 2003) lay between the
-        voxels inside and outside, at 0.5. On a mask without grey values it runs in
-        steps: for balls it is about 8 to 10 % larger than the smooth surface.
+        voxels inside and outside, at 0.5, as radiomics does (IBSI; Zwanenburg et al. 2020).
+        A mask has no grey values, so the mesh runs in steps: balls of 6 voxels' radius
+        and more come out 7 to 11 % too large on isotropic grids, up to 17 % at 4 : 1.
     equivalent_diameter
         Of the ball of that volume.
     maximal_diameter
         Largest distance of two points of the mesh (maximal Feret diameter).
     sphericity
         ``pi^(1/3) (6 V)^(2/3) / A`` of the mesh: 1 for a perfect ball, less for all else;
-        about 0.92 for a ball of voxels (see `surface_area`).
+        0.85 to 0.93 for a ball of voxels (see `surface_area`).
     centroid
         World (z, y, x): the mean of the voxels' centres.
     low, high
@@ -127,9 +129,8 @@ class ShapeSums:
         self._low = np.minimum(self._low, world.min(axis=0))
         self._high = np.maximum(self._high, world.max(axis=0))
         for start in range(0, len(ends), _POINTS_AT_ONCE):
-            tips = ends[start : start + _POINTS_AT_ONCE, None] + _TIPS
-            points = np.concatenate([self._corners, tips.reshape(-1, 3)])
-            self._corners = _hull_corners(points)
+            part = ends[start : start + _POINTS_AT_ONCE]
+            self._corners = _hull_corners(np.concatenate([self._corners, part]))
 
     def _mesh(self, block: npt.NDArray[np.bool_], first: int) -> None:
         """Add the part of the surface between the block's first and last plane."""
@@ -160,7 +161,7 @@ class ShapeSums:
             volume=volume,
             surface_area=self._area,
             equivalent_diameter=(6 * volume / pi) ** (1 / 3),
-            maximal_diameter=farthest_apart(self._corners @ matrix.T),
+            maximal_diameter=farthest_apart(_mesh_corners(self._corners) @ matrix.T),
             sphericity=pi ** (1 / 3) * (6 * abs(self._mesh_volume)) ** (2 / 3) / self._area,
             centroid=_three(centroid),
             low=_three(self._low - half + origin),
@@ -197,8 +198,20 @@ def _row_ends(region: npt.NDArray[np.bool_]) -> _Points:
     return points
 
 
-def _hull_corners(points: _Points) -> _Points:
-    return np.asarray(points[ConvexHull(points).vertices])
+def _hull_corners(centres: _Points) -> _Points:
+    """Those of the voxels that the convex hull of all of them, as solids, rests on."""
+    with suppress(QhullError):  # they lie in a plane, or are too few
+        return np.asarray(centres[ConvexHull(centres).vertices])
+    return np.asarray(centres[np.unique(ConvexHull(_tips(centres)).vertices // len(_TIPS))])
+
+
+def _mesh_corners(centres: _Points) -> _Points:
+    tips = _tips(centres)
+    return np.asarray(tips[ConvexHull(tips).vertices])
+
+
+def _tips(centres: _Points) -> _Points:
+    return np.asarray((centres[:, None] + _TIPS).reshape(-1, 3))
 
 
 def _three(values: npt.NDArray[np.float64]) -> tuple[float, float, float]:
