@@ -334,10 +334,21 @@ def change(path, **entries):
     mark.write_text(json.dumps({**json.loads(mark.read_text()), **entries}))
 
 
+def test_very_many_chunks_are_read_a_few_at_once(tmp_path):
+    path = foreign(tmp_path / "a.zarr", voxels(), "0.4")
+    change(path, shape=[400, 400, 400])  # a million chunks, all but eight of them zeros
+    array = read_volume(path).array
+    assert array.npartitions <= 1 << 14
+    assert array.nbytes / array.npartitions < 1 << 16
+    assert not np.asarray(array[:4, 399, :2]).any()
+    np.testing.assert_array_equal(np.asarray(array[:4, :4, :4]), voxels()[:4, :4, :4])
+
+
 def test_absurd_shapes_take_no_memory(tmp_path):
     path = foreign(tmp_path / "a.zarr", voxels(), "0.4")
     change(path, shape=[10**9, 10**6, 10**6])
-    assert len(read_volume(path).array.chunks[0]) < 10**5  # sparse, yet some voxels are there
+    with pytest.raises(VolumeFormatError, match="larger chunks"):
+        read_volume(path)
     with pytest.raises(VolumeFormatError, match="bytes of memory are free"):
         read_volume(path, lazy=False)
     change(path, chunks=[10**4, 10**4, 10**4])
@@ -451,6 +462,37 @@ def test_a_position_that_others_changed_is_believed(tmp_path):
     changed = read_volume(path)
     np.testing.assert_allclose(changed.geometry.affine, np.diag([3, 0.7, 0.8, 1]))
     assert any("was changed" in note for note in changed.notes)
+
+
+def test_label_maps_are_added_to_an_image(tmp_path):
+    path = write_volume(tmp_path / "a.zarr", scan())
+    mask = scan(metadata={"kind": "labels"}).replace(array=(scan().array > 0).astype(np.uint8))
+    for name in ("one", "two", "one"):
+        write_volume(path / "labels" / name, mask)
+    group = ome_zarr_models.v05.Image.from_zarr(zarr.open_group(path, mode="r"))
+    assert sorted(group.labels.attributes.ome.labels) == ["one", "two"]
+    assert sorted(p.name for p in label_groups(path)) == ["one", "two"]
+    again = read_volume(path / "labels" / "one")
+    assert again.geometry.is_close(scan().geometry)
+    assert again.metadata["kind"] == "labels"
+    np.testing.assert_array_equal(np.asarray(again.array), mask.array)
+    np.testing.assert_array_equal(np.asarray(read_volume(path).array), scan().array)
+
+
+def test_only_label_maps_and_only_whole_ones_are_added(tmp_path):
+    path = write_volume(tmp_path / "a.zarr", scan())
+    before = sorted(p.name for p in path.iterdir())
+    for inner in ("labels/x", "x", "0/labels/x"):
+        with pytest.raises(OutputError, match="only label maps"):
+            write_volume(path / inner, scan())
+    broken = scan(metadata={"kind": "labels"}).replace(
+        array=dask.array.from_array((scan().array > 0).astype(np.uint8)).map_blocks(
+            lambda block: block / np.zeros(2), dtype=np.uint8
+        )
+    )
+    with pytest.raises(ValueError, match="broadcast"):
+        write_volume(path / "labels" / "x", broken)
+    assert sorted(p.name for p in path.iterdir()) == before
 
 
 @pytest.mark.parametrize("make", [np.asarray, dask.array.from_array], ids=["numpy", "dask"])

@@ -59,7 +59,8 @@ def write_volume(path: str | Path, volume: Volume, *, like: Volume | None = None
     ----------
     path
         Its suffix chooses the format: .nii, .nii.gz, .tif, .tiff, .ome.tif, .ome.tiff,
-        .zarr, .ome.zarr. OME-Zarr knows no rotations and flips: other tools show such a
+        .zarr, .ome.zarr. ``scan.zarr/labels/NAME`` adds a label map to an OME-Zarr 0.5
+        image. OME-Zarr knows no rotations and flips: other tools show such a
         scan with its true voxel sizes and first voxel only; we restore all of it.
     volume
         (Z, Y, X) or (C, Z, Y, X). Labels (``metadata["kind"] == "labels"``) and wide or

@@ -21,7 +21,8 @@ from .ome_zarr_parse import Multiscale
 
 __all__ = ["StoredArray", "open_level"]
 
-_MOST_BLOCKS = 1 << 14
+_MANY, _TOO_MANY = 1 << 14, 1 << 18
+_LARGE_BLOCK, _MOST_MERGED = 1 << 26, 64
 _LARGEST_CHUNK = 1 << 32
 _SAFE_CHUNK = 1 << 28
 _LARGE = 1 << 30
@@ -98,18 +99,35 @@ class StoredArray:
         return block.astype(self.dtype, copy=False)
 
     def lazy(self) -> Any:
-        """Return a dask array whose blocks are chunks, or several where there are very many."""
+        """Return a dask array whose blocks are chunks, or a few where there are very many.
+
+        Raises
+        ------
+        VolumeFormatError
+            If there are too many chunks to handle.
+        """
         import dask.array
 
-        blocks = list(self.chunks)
-        while math.prod(-(-n // b) for n, b in zip(self.shape, blocks, strict=True)) > _MOST_BLOCKS:
+        blocks = [min(c, n) for c, n in zip(self.chunks, self.shape, strict=True)]
+        size = math.prod(blocks) * self.dtype.itemsize
+        merged = 1
+        # dask plans each block, and reads it whole even if one voxel is wanted
+        while self._count(blocks) > _MANY and size < _LARGE_BLOCK and merged < _MOST_MERGED:
             axis = max(range(self.ndim), key=lambda a: -(-self.shape[a] // blocks[a]))
             blocks[axis] *= 2
-        blocks = [min(b, n) for b, n in zip(blocks, self.shape, strict=True)]
+            size, merged = size * 2, merged * 2
+        if self._count(blocks) > _TOO_MANY:
+            raise VolumeFormatError(
+                f"{self._name}: its voxels {self.shape} lie in {self._count(self.chunks):,} chunks "
+                f"of {self.chunks}; convert it with larger chunks"
+            )
         nothing = np.empty((0,) * self.ndim, self.dtype)
         return dask.array.from_array(
             self, chunks=tuple(blocks), name=False, fancy=False, asarray=True, meta=nothing
         )
+
+    def _count(self, blocks: Sequence[int]) -> int:
+        return math.prod(-(-n // b) for n, b in zip(self.shape, blocks, strict=True))
 
     def whole(self) -> npt.NDArray[Any]:
         """Read all of it.

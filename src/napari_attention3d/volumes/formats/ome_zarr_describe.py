@@ -112,9 +112,7 @@ def _image_label(classes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             continue
         if len(rgb) == 3:
             colours.append({"label-value": value, "rgba": [*rgb, 255 if value else 0]})
-    entry: dict[str, Any] = {}
-    if colours:
-        entry["colors"] = colours
+    entry: dict[str, Any] = {"colors": colours or [{"label-value": 0, "rgba": [0, 0, 0, 0]}]}
     if properties:
         entry["properties"] = properties
     return entry

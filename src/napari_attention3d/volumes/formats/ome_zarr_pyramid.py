@@ -111,15 +111,17 @@ def _mean(parts: Sequence[npt.NDArray[Any]], dtype: np.dtype[Any]) -> npt.NDArra
 
 
 def _most_frequent(parts: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
-    best = parts[0].copy()
-    if all(np.array_equal(best, part) for part in parts[1:]):
-        return best
-    most = np.zeros(best.shape, np.int8)
-    for candidate in parts:
+    result: npt.NDArray[Any] = parts[0].copy()
+    mixed = np.zeros(result.shape, bool)
+    for part in parts[1:]:
+        mixed |= part != result
+    few = [part[mixed] for part in parts]  # borders: the rest is of one label
+    best, most = few[0], np.zeros(few[0].shape, np.int8)
+    for candidate in few:
         votes = (candidate != 0).astype(np.int8)
-        for part in parts:
-            votes += 2 * (part == candidate).astype(np.int8)
-        better = votes > most
-        best[better] = candidate[better]
-        most[better] = votes[better]
-    return best
+        for one in few:
+            votes += 2 * (one == candidate).astype(np.int8)
+        best = np.where(votes > most, candidate, best)
+        most = np.maximum(votes, most)
+    result[mixed] = best
+    return result

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,10 @@ import numpy.typing as npt
 
 from ...errors import InputError, OutputError
 from ...geometry import Geometry
-from ..atomic import atomic_folder
-from .base import check_voxel_type
+from ..atomic import atomic_folder, atomic_path
+from .base import check_voxel_type, matched_suffix
 from .ome_zarr_describe import image_attributes
+from .ome_zarr_parse import read_attributes
 from .ome_zarr_pyramid import fill_level, level_factors, pieces
 
 __all__ = ["StreamedZarr", "default_chunks", "streamed"]
@@ -159,7 +160,8 @@ def streamed(
     Parameters
     ----------
     path
-        The folder, ``*.zarr``. An older one is replaced if it is a zarr.
+        The folder, ``*.zarr``; an older one is replaced if it is a zarr. A label map can
+        go into an image's folder: ``scan.zarr/labels/NAME``.
     shape
         (Z, Y, X) or (C, Z, Y, X).
     dtype
@@ -193,7 +195,7 @@ def streamed(
     path = Path(path)
     _check(shape, np.dtype(dtype), geometry, kind, channel_names, chunks, name)
     _check_target(path)
-    with atomic_folder(path) as folder:
+    with _listed(path, kind), atomic_folder(path) as folder:
         array = _create(folder / "0", shape, np.dtype(dtype), chunks or default_chunks(shape))
         writer = StreamedZarr(
             folder,
@@ -241,6 +243,38 @@ def _check_target(path: Path) -> None:
         raise OutputError(
             f"{path} is a folder with other things in it; choose another name, or empty it"
         )
+
+
+@contextmanager
+def _listed(path: Path, kind: str) -> Iterator[None]:
+    """Name a label map in the ``labels`` group of the image that it is added to, if any."""
+    if not any(matched_suffix(one, (".zarr",)) for one in path.parents):
+        yield
+        return
+    home = path.parent
+    if home.name != "labels" or kind != "labels" or not (home.parent / "zarr.json").is_file():
+        raise OutputError(
+            f"{path} lies inside a zarr; only label maps can be added there, to OME-Zarr 0.5, as "
+            "SCAN.zarr/labels/NAME: choose a name outside"
+        )
+    new = not home.exists()
+    try:
+        home.mkdir(exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"can't write {home}: {error.strerror or error}") from error
+    try:
+        yield
+        attributes = (read_attributes(home) or ({}, 3))[0]
+        ome = {"version": "0.5", "labels": [], **attributes.get("ome", {})}
+        ome["labels"] = [*(one for one in ome["labels"] if one != path.name), path.name]
+        node = {"zarr_format": 3, "node_type": "group", "attributes": {**attributes, "ome": ome}}
+        with atomic_path(home / "zarr.json") as mark:
+            mark.write_text(json.dumps(node, indent=2), encoding="utf-8")
+    except BaseException:
+        if new:
+            with suppress(OSError):
+                home.rmdir()
+        raise
 
 
 def _create(folder: Path, shape: Sequence[int], dtype: np.dtype[Any], chunks: Sequence[int]) -> Any:
