@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -271,3 +273,10 @@ def test_bare_volumes_are_cleaned_in_pixels():
     array[0, 0, 0] = 1
     found = finish(clean_up(Volume.from_array(array), [MinimumSize(size=2)]))
     assert not np.asarray(found.array).any()
+
+
+def test_the_rules_in_the_guide_are_rules():
+    guide = Path(__file__).resolve().parents[2] / "docs" / "guide-cli.md"
+    (block,) = re.findall(r"```yaml\n(rules:.*?)```", guide.read_text(), flags=re.DOTALL)
+    rules = rules_from(yaml.safe_load(block))
+    assert {type(rule) for rule in rules} == {type(rule) for rule in rules_from(ALL)}

@@ -1,4 +1,4 @@
-"""Figures about results: how well masks agree, and the demo's report."""
+"""Figures about masks, and clean masks: measures, how well two agree, rules; the demo's report."""
 
 from __future__ import annotations
 
