@@ -86,6 +86,23 @@ def test_labels_of_moderate_size_can_be_painted_and_saved(tmp_path):
     assert (np.asarray(again.array) == 77).sum() == 70 * 20 + 1
 
 
+def test_class_names_and_colours_go_to_the_viewer_and_back(tmp_path):
+    classes = [
+        {"name": "background", "colour": "#000000"},
+        {"name": "liver", "colour": "#ff8000"},
+        {"name": "spleen", "colour": "#0072b2"},
+    ]
+    about = {"kind": "labels", "classes": classes}
+    volume = Volume.from_array(np.arange(3, dtype=np.uint8).reshape(1, 1, 3), metadata=about)
+    (layer,) = opened(write_volume(tmp_path / "a.zarr", volume))
+    assert list(layer.features["name"]) == ["background", "liver", "spleen"]
+    np.testing.assert_allclose(layer.get_color(1), (1, 128 / 255, 0, 1), atol=1e-6)
+    (written,) = layer.save(str(tmp_path / "b.ome.zarr"), plugin=NAME)
+    assert read_volume(written).metadata["classes"] == classes
+    (plain,) = Labels(np.ones((2, 2, 2), np.uint8)).save(str(tmp_path / "c.zarr"), plugin=NAME)
+    assert "classes" not in read_volume(plain).metadata
+
+
 def test_large_labels_stay_lazy(tmp_path, monkeypatch):
     monkeypatch.setattr("napari_attention3d._napari._EDITABLE", 1000)
     (layer,) = opened(long(tmp_path / "mask.zarr", "labels", "uint16"))

@@ -21,6 +21,7 @@ import numpy.typing as npt
 from ..errors import InputError
 from ..geometry import Geometry, Reorientation
 from ..volumes.volume import Volume
+from .layer_classes import class_keywords
 from .layer_transform import layer_matrix, meta_matrix, spatial_transform, unit_factors
 
 if TYPE_CHECKING:
@@ -203,6 +204,7 @@ def volume_to_layer_data(
             keywords["multiscale"] = True
         if kind == "labels":
             levels = [_as_labels(level) for level in levels]
+            keywords |= class_keywords(volume.metadata.get("classes") or ())
             result.append((levels if coarser else levels[0], keywords, "labels"))
             continue
         keywords["contrast_limits"] = contrast_limits(levels[-1])

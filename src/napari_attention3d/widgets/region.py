@@ -11,7 +11,7 @@ from .layers import LayerSource
 if TYPE_CHECKING:
     from napari.layers import Layer
 
-__all__ = ["region_in_view"]
+__all__ = ["focus_in_view", "region_in_view"]
 
 Region = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 
@@ -59,3 +59,23 @@ def _to_source(ranges: list[tuple[int, int]], source: LayerSource) -> Region:
             first, last = shown[axis] - last, shown[axis] - first
         own[turn.permutation[axis]] = (first, last)
     return own[0], own[1], own[2]
+
+
+def focus_in_view(viewer: Any, layer: Layer, source: LayerSource) -> tuple[float, ...] | None:
+    """Voxel (z, y, x) of the volume's own array in the middle of the 2D canvas.
+
+    None in 3D, and where the middle lies outside the scan.
+    """
+    if viewer.dims.ndisplay != 2:
+        return None
+    low, high = (np.asarray(row, dtype=float)[-3:] for row in layer.corner_pixels)
+    displayed = {axis - (viewer.dims.ndim - 3) for axis in viewer.dims.displayed}
+    point = np.asarray(layer.world_to_data(viewer.dims.point), dtype=float)[-3:]
+    own = [0.0, 0.0, 0.0]
+    for axis, size in enumerate(source.shown.shape):
+        at = (low[axis] + high[axis]) / 2 if axis in displayed else point[axis]
+        if not 0 <= at <= size - 1:
+            return None
+        flip = source.turn.flips[axis]
+        own[source.turn.permutation[axis]] = size - 1 - at if flip else float(at)
+    return tuple(own)

@@ -7,16 +7,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from .layers import KEY, LayerSource, geometry_to_dict
 
 if TYPE_CHECKING:
     from napari.layers import Layer
 
+    from ..models.card import ModelCard
     from ..session import Segmentation
     from ..volumes.volume import Volume
 
-__all__ = ["LayerPlan", "ResultLayers", "plan_layers"]
+__all__ = ["LayerPlan", "ResultLayers", "plan_layers", "plan_preview"]
 
 
 @dataclass(frozen=True)
@@ -84,14 +86,35 @@ def _plan(
 
 
 def _labels_plan(result: Segmentation, source: LayerSource, head: str) -> LayerPlan:
-    classes = result.card.classes
-    keywords = {
+    keywords = _labels_look(result.card, head)
+    return _plan("labels", "labels", result.labels, source, result, keywords)
+
+
+def _labels_look(card: ModelCard, head: str) -> dict[str, Any]:
+    classes = card.classes
+    return {
         "name": f"{head} · labels",
         "features": {"index": list(range(len(classes))), "name": [c.name for c in classes]},
         "opacity": 0.6,
         "colours": [c.colour for c in classes],
     }
-    return _plan("labels", "labels", result.labels, source, result, keywords)
+
+
+def plan_preview(card: ModelCard, source: LayerSource) -> tuple[LayerPlan, npt.NDArray[Any]]:
+    """Return an empty labels layer to fill while a run is on its way.
+
+    Returns
+    -------
+    tuple
+        The plan, and the array (Z, Y, X), on the scan's own grid, of which the layer
+        shows a view: what is written there appears when the layer is refreshed.
+    """
+    kind = np.uint8 if len(card.classes) <= 256 else np.uint16
+    array = np.zeros(source.volume.geometry.shape, kind)
+    metadata = {KEY: {**source.record()[KEY], "role": "labels", "model": card.name}}
+    keywords = _labels_look(card, f"{source.volume.name} · {card.name}")
+    keywords = {**source.transform, **keywords, "metadata": metadata}
+    return LayerPlan("labels", "labels", source.show(array), keywords), array
 
 
 def _attention_plan(
@@ -175,7 +198,7 @@ class ResultLayers:
             old = self._made.setdefault(source_layer, {}).get(key, {})
         made: dict[str, _Made] = {}
         selection = self._viewer.layers.selection.active
-        for plan in plans:
+        for number, plan in enumerate(plans):
             before = old.get(plan.role)
             if before is not None and before.layer in layers and not before.painted:
                 if _update(before.layer, plan):
@@ -185,7 +208,7 @@ class ResultLayers:
                 _take_place(layers, before.layer, layer)
             else:
                 layer = make_layer(plan)
-                layers.insert(self._index_above(made), layer)
+                layers.insert(self._index(made, plans[number + 1 :], old), layer)
             made[plan.role] = _Made(layer)
         for role, before in old.items():
             if role not in made and before.layer in layers and not before.painted:
@@ -196,12 +219,49 @@ class ResultLayers:
             layers.selection.active = selection
         return [one.layer for one in made.values()]
 
-    def _index_above(self, made: dict[str, _Made]) -> int:
+    def preview(self, plan: LayerPlan, source_layer: Layer | None, key: str) -> Layer | None:
+        """Add a labels layer that `show` will put the result into.
+
+        Returns
+        -------
+        Layer or None
+            None if an earlier result is there: it stays until the newer one is complete.
+        """
+        if source_layer is None or source_layer not in self._viewer.layers:
+            return None
+        made = self._made.setdefault(source_layer, {})
+        before = made.get(key, {}).get("labels")
+        if before is not None and before.layer in self._viewer.layers:
+            return None
+        active = self._viewer.layers.selection.active
+        layer = make_layer(plan)
+        self._viewer.layers.append(layer)
+        made.setdefault(key, {})["labels"] = _Made(layer)
+        if active is not None and active in self._viewer.layers:
+            self._viewer.layers.selection.active = active
+        return layer
+
+    def drop(self, layer: Layer) -> None:
+        """Remove a preview whose run came to nothing, unless the person has painted in it."""
+        for results in self._made.values():
+            for roles in results.values():
+                for role, made in list(roles.items()):
+                    if made.layer is layer and not made.painted:
+                        del roles[role]
+                        if layer in self._viewer.layers:
+                            self._viewer.layers.remove(layer)
+
+    def _index(
+        self, made: dict[str, _Made], following: list[LayerPlan], old: dict[str, _Made]
+    ) -> int:
+        """Place of a new layer: above those made before it, below those that stay above it."""
         layers = self._viewer.layers
-        below = [one.layer for one in made.values() if one.layer in layers]
+        below = [layers.index(one.layer) for one in made.values() if one.layer in layers]
+        later = [old[plan.role].layer for plan in following if plan.role in old]
+        above = [layers.index(layer) for layer in later if layer in layers]
         if below:
-            return int(max(layers.index(one) for one in below)) + 1
-        return len(layers)
+            return int(max(below)) + 1
+        return int(min(above)) if above else len(layers)
 
 
 def _update(layer: Layer, plan: LayerPlan) -> bool:

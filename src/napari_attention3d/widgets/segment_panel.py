@@ -15,7 +15,8 @@ from . import tasks
 from .layer_chooser import LayerChooser
 from .layers import LayerSource, layer_to_volume
 from .notify import notify_failure, summarise
-from .region import region_in_view
+from .preview import Preview
+from .region import focus_in_view, region_in_view
 from .results import ResultLayers
 from .segment_form import SegmentForm
 from .settings import SegmentSettings
@@ -25,6 +26,7 @@ from .worker import JobFailure, JobRunner, Run
 if TYPE_CHECKING:
     from napari.layers import Layer
 
+    from ..progress import Progress
     from ..session import Segmentation, SegmentOptions
 
 __all__ = ["SegmentPanel"]
@@ -60,6 +62,7 @@ class SegmentPanel(QWidget):
         self._loading: Run | None = None
         self._run: Run | None = None
         self._outlook: Run | None = None
+        self._preview: Preview | None = None
         self._patch = (96, 96, 96)
         self._block = ""
         layout = QVBoxLayout(self)
@@ -232,10 +235,12 @@ class SegmentPanel(QWidget):
         except Attention3DError as error:
             self._on_failed(JobFailure(error))
             return
-        job = partial(tasks.run_segmentation, self.shelf, self.form.model, source, options)
+        focus = focus_in_view(self.viewer, layer, source)
+        job = partial(tasks.run_segmentation, self.shelf, self.form.model, source, options, focus)
         self._run = run = self.runner.submit(job, "segment")
         self._layer: Layer | None = layer
         run.progressed.connect(self.status.progress)
+        run.progressed.connect(self._on_partial)
         run.returned.connect(self._on_returned)
         run.cancelled.connect(self._on_cancelled)
         run.errored.connect(self._on_failed)
@@ -250,6 +255,20 @@ class SegmentPanel(QWidget):
             self._run.cancel()
             self.status.cancelling()
 
+    def _on_partial(self, step: Progress) -> None:
+        """Show the labels that are final already."""
+        if isinstance(step.partial, tasks.Empty):
+            empty = step.partial
+            layer = self.results.preview(empty.plan, self._layer, empty.key)
+            self._preview = None if layer is None else Preview(layer, empty.array)
+        elif step.partial and self._preview is not None:
+            self._preview.fill(step.partial)
+
+    def _drop_preview(self) -> None:
+        if self._preview is not None:
+            self.results.drop(self._preview.layer)
+            self._preview = None
+
     def _on_returned(self, finished: tasks.Finished) -> None:
         self.about_to_show.emit(finished)
         result = finished.segmentation
@@ -262,14 +281,17 @@ class SegmentPanel(QWidget):
         self.status.idle(*_closing_words(result, source_layer is None))
 
     def _on_cancelled(self) -> None:
+        self._drop_preview()
         self.status.idle("Cancelled; your layers are as they were")
 
     def _on_failed(self, failure: JobFailure) -> None:
+        self._drop_preview()
         self.status.error(notify_failure(failure), failure.details)
         self.failed.emit(failure)
 
     def _on_finished(self) -> None:
         self._run = None
+        self._preview = None
         self._layer = None
         self._update_button()
 

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy.typing as npt
 
 from ..progress import Progress
 from .layers import LayerSource
-from .results import LayerPlan, plan_layers
+from .results import LayerPlan, plan_layers, plan_preview
 
 if TYPE_CHECKING:
     from ..models import Model, ModelInfo
     from ..session import Segmentation, SegmentOptions
 
 __all__ = [
+    "Empty",
     "Finished",
     "ModelShelf",
     "Outlook",
@@ -45,6 +48,15 @@ class Outlook:
     maps: list[tuple[str, str, bool]]
     """Attention maps that the model can show: name, title, whether a first look wants it."""
     patch_size: tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Empty:
+    """A labels layer to be filled during the run, and the array that it shows."""
+
+    plan: LayerPlan
+    array: npt.NDArray[Any]
+    key: str
 
 
 @dataclass(frozen=True)
@@ -116,12 +128,22 @@ def run_segmentation(
     model_ref: str,
     source: LayerSource,
     options: SegmentOptions,
+    focus: Sequence[float] | None = None,
 ) -> Generator[Progress, None, Finished]:
-    """Segment a layer's volume and prepare the layers to show; a job."""
+    """Segment a layer's volume and prepare the layers to show; a job.
+
+    Parameters
+    ----------
+    focus
+        Voxel (z, y, x) of the volume's array that is in view: the run begins there.
+    """
     from ..session import segment_job
 
     yield Progress(0, 0, "Loading the model …")
     model = shelf.get(model_ref)
-    result = yield from segment_job(source.volume, model, options)
+    if options.region is None:
+        empty = Empty(*plan_preview(model.card, source), model.card.name)
+        yield Progress(0, 0, "Preparing the scan", empty)
+    result = yield from segment_job(source.volume, model, options, focus=focus)
     yield Progress(0, 0, "Preparing the layers …")
     return Finished(result, plan_layers(result, source), source)
