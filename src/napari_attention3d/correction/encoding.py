@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from ..errors import InputError
 
-__all__ = ["background_value", "check_corrections", "empty_corrections", "painted_voxels"]
+__all__ = ["background_value", "check_corrections", "empty_corrections"]
 
 
 def background_value(dtype: npt.DTypeLike) -> int:
@@ -65,13 +65,3 @@ def check_corrections(
             f"a stroke has the label {odd[0]}, but the classes are {known} "
             f"({marker} is background); erase it, or add a class"
         )
-
-
-def painted_voxels(
-    corrections: npt.NDArray[Any],
-) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
-    """Return where something is painted (N, 3), and as which class (N,), 0 for background."""
-    voxels = np.argwhere(corrections)
-    values = corrections[tuple(voxels.T)].astype(np.intp)
-    values[values == background_value(corrections.dtype)] = 0
-    return voxels, values

@@ -1,0 +1,252 @@
+"""A round: learn from all strokes in seconds, and predict the whole scan."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import InputError
+from ..progress import Job, Progress
+from .fast_head import FastHead
+from .grid import WorkGrid
+from .strokes import Painted
+
+__all__ = ["Learned", "Patch", "Previous", "learn_job"]
+
+MEMORY = 0.5
+"""How much of the previous round's probabilities a round keeps."""
+ENOUGH_STROKES = 12
+"""Strokes from which on every fifth one is held back for the score."""
+TOLERANCE = 0.02
+DRIFT = 0.25
+CONFIDENT = 0.9
+
+
+@dataclass(frozen=True)
+class Patch:
+    """A part of the new mask, to be shown at once.
+
+    Attributes
+    ----------
+    first
+        Its first plane (z).
+    labels
+        (z, Y, X).
+    final
+        False for a quick look that the round's end replaces.
+    """
+
+    first: int
+    labels: npt.NDArray[Any]
+    final: bool
+
+
+@dataclass(frozen=True)
+class Previous:
+    """What an earlier round leaves to the next.
+
+    Attributes
+    ----------
+    probabilities
+        (K, z, y, x) on the work grid, before smoothing.
+    scorer
+        A forest that did not see the strokes that were held back, or None.
+    """
+
+    probabilities: npt.NDArray[np.float32]
+    scorer: Any = None
+
+
+@dataclass
+class Learned:
+    """Result of a round.
+
+    Attributes
+    ----------
+    labels
+        (Z, Y, X) on the scan's grid, before strokes and approvals are merged in.
+    state
+        For the next round.
+    shown
+        (K, z, y, x) smoothed probabilities on the work grid.
+    strokes
+        How many it learned from.
+    seconds
+        Wall time.
+    score, before
+        Accuracy on held-back strokes of this and the previous round; None below 12 strokes.
+    drift
+        Share of confident, unpainted voxels whose class changed; None in the first round.
+    lost
+        Whether this round looks worse than the one before.
+    warnings
+        In words.
+    """
+
+    labels: npt.NDArray[Any]
+    state: Previous
+    shown: npt.NDArray[np.float32]
+    strokes: int
+    seconds: float
+    score: float | None = None
+    before: float | None = None
+    drift: float | None = None
+    lost: bool = False
+    warnings: list[str] = field(default_factory=list)
+
+
+def learn_job(
+    head: FastHead,
+    grid: WorkGrid,
+    painted: Painted,
+    previous: Previous | None = None,
+    *,
+    detail: npt.NDArray[Any] | None = None,
+    focus: int = 0,
+    merge: Callable[[npt.NDArray[Any], int], npt.NDArray[Any]] | None = None,
+) -> Job[Learned]:
+    """Learn from all strokes and predict everything, the viewed planes first.
+
+    Parameters
+    ----------
+    head
+        On the work grid; not changed.
+    grid
+        Between it and the scan.
+    painted
+        On the scan's grid.
+    previous
+        Of the round before; half of its probabilities are kept, so that one round's
+        strokes can't overturn all that the earlier ones taught.
+    detail
+        (K, Z, Y, X) a model's probabilities on the scan's own grid. On a coarser work grid
+        only what the head changes about them is interpolated.
+    focus
+        Plane of the scan that is looked at.
+    merge
+        Puts strokes and approvals over the labels of a slab that starts at a plane.
+
+    Yields
+    ------
+    Progress
+        ``partial`` is a `Patch`, or None.
+
+    Raises
+    ------
+    InputError
+        If nothing is painted, or only one class.
+    """
+    begin = time.perf_counter()
+    if not len(painted.voxels):
+        raise InputError("nothing is painted yet; paint a stroke where the mask is wrong")
+    yield Progress(0, 0, f"Learning from {painted.count} strokes")
+    voxels = grid.blocks_of(painted.voxels)
+    forest = head.fit(voxels, painted.values)
+    planes = head.features.shape[0]
+    raw = np.zeros((head.classes, *head.features.shape), np.float32)
+    start = previous.probabilities if previous is not None else head.prior
+    finish = _Finisher(head, grid, detail, merge)
+    done = 0
+    for first, slab in head.probabilities(forest, focus // grid.factors[0]):
+        last = first + slab.shape[1]
+        if start is not None:
+            slab = MEMORY * start[:, first:last] + (1 - MEMORY) * slab
+        raw[:, first:last] = slab
+        quick = Patch(first, finish.labels(raw, first, last), False) if not done else None
+        if quick is not None:
+            quick = Patch(first * grid.factors[0], quick.labels, False)
+        done += last - first
+        yield Progress(done, planes, "Predicting", quick)
+    shown = head.smooth(raw, voxels, painted.values)
+    yield Progress(planes, planes, "Following the edges")
+    labels = finish.labels(shown, 0, planes, merged=False)
+    result = Learned(labels, Previous(raw), shown, painted.count, 0.0)
+    _judge(result, head, painted, voxels, previous)
+    result.seconds = time.perf_counter() - begin
+    return result
+
+
+class _Finisher:
+    """From probabilities on the work grid to labels on the scan's."""
+
+    def __init__(
+        self,
+        head: FastHead,
+        grid: WorkGrid,
+        detail: npt.NDArray[Any] | None,
+        merge: Callable[[npt.NDArray[Any], int], npt.NDArray[Any]] | None,
+    ) -> None:
+        self.head, self.grid, self.merge = head, grid, merge
+        self.detail = detail if grid.is_coarser else None
+        self.dtype = np.uint8 if head.classes < 256 else np.uint16
+
+    def labels(
+        self,
+        probabilities: npt.NDArray[np.float32],
+        first: int,
+        last: int,
+        merged: bool = True,
+    ) -> npt.NDArray[Any]:
+        """Labels of the scan's planes that the work grid's planes ``first`` to ``last`` hold."""
+        factor, depth = self.grid.factors[0], self.grid.shape[0]
+        start, stop = first * factor, min(depth, last * factor)
+        out = np.empty((stop - start, *self.grid.shape[1:]), self.dtype)
+        step = max(1, 2**24 // max(1, out[0].size * len(probabilities)))
+        for z in range(start, stop, step):
+            end = min(stop, z + step)
+            out[z - start : end - start] = self._part(probabilities, z, end)
+        return self.merge(out, start) if merged and self.merge is not None else out
+
+    def _part(self, probabilities: npt.NDArray[np.float32], z: int, end: int) -> Any:
+        if self.detail is None or self.head.prior is None:
+            return self.grid.expand(probabilities, z, end).argmax(0)
+        low = max(0, z // self.grid.factors[0] - 2)
+        high = -(-end // self.grid.factors[0]) + 2
+        change = np.zeros_like(probabilities)
+        change[:, low:high] = np.log(probabilities[:, low:high] + 0.01) - np.log(
+            self.head.prior[:, low:high] + 0.01
+        )
+        detail = np.asarray(self.detail[:, z:end], np.float32)
+        return (np.log(detail + 0.01) + self.grid.expand(change, z, end)).argmax(0)
+
+
+def _judge(
+    result: Learned,
+    head: FastHead,
+    painted: Painted,
+    voxels: npt.NDArray[np.intp],
+    previous: Previous | None,
+) -> None:
+    """Score on held-back strokes; before there are enough, how much else has moved."""
+    raw = result.state.probabilities
+    before = previous.probabilities if previous is not None else head.prior
+    held = painted.held_back
+    if painted.count >= ENOUGH_STROKES and held.any() and len(np.unique(painted.values)) > 1:
+        scorer = head.score(voxels, painted.values, held)
+        result.score = head.accuracy(scorer, voxels[held], painted.values[held])
+        result.state = Previous(raw, scorer)
+        if previous is not None and previous.scorer is not None:
+            result.before = head.accuracy(previous.scorer, voxels[held], painted.values[held])
+            result.lost = result.score < result.before - TOLERANCE
+    if before is not None:
+        sure = before.max(0) > CONFIDENT
+        sure[tuple(voxels.T)] = False
+        moved = (before.argmax(0) != raw.argmax(0)) & sure
+        result.drift = float(moved.sum() / max(1, int(sure.sum())))
+        if result.score is None:
+            result.lost = result.drift > DRIFT
+    if result.lost and result.score is not None:
+        result.warnings.append(
+            f"on held-back strokes this round is right for {result.score:.0%}, the one before "
+            f"for {result.before:.0%}; look at the mask, or undo the round"
+        )
+    elif result.lost:
+        result.warnings.append(
+            f"this round changed {result.drift:.0%} of the voxels that were certain before; "
+            "look at the mask, or undo the round"
+        )

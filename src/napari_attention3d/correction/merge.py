@@ -1,0 +1,87 @@
+"""What the person said stays: painted voxels win, approved ones are kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .encoding import background_value
+
+__all__ = ["Approval", "flipped", "mask_edits", "merge"]
+
+Labels = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Approval:
+    """What a person has approved.
+
+    Attributes
+    ----------
+    voxels
+        (Z, Y, X) bool.
+    labels
+        (Z, Y, X), the classes that were approved there.
+    """
+
+    voxels: npt.NDArray[np.bool_]
+    labels: Labels
+
+
+def merge(
+    predicted: Labels,
+    corrections: Labels,
+    approval: Approval | None = None,
+    where: tuple[slice, ...] = (slice(None),) * 3,
+) -> Labels:
+    """Return the mask to be shown.
+
+    Parameters
+    ----------
+    predicted
+        Labels of the box `where`; not changed.
+    corrections
+        (Z, Y, X) of the whole scan, see `encoding`.
+    approval
+        Of the whole scan; a painted voxel wins over it.
+    where
+        Box of `predicted` within the scan.
+    """
+    result = predicted.copy()
+    if approval is not None:
+        kept = approval.voxels[where]
+        result[kept] = approval.labels[where][kept]
+    painted = corrections[where]
+    known = painted != 0
+    values = painted[known]
+    result[known] = np.where(values == background_value(corrections.dtype), 0, values)
+    return result
+
+
+def flipped(predicted: Labels, approval: Approval | None) -> npt.NDArray[np.intp]:
+    """Approved voxels (N, 3) that a prediction would change: what was forgotten."""
+    if approval is None:
+        return np.empty((0, 3), np.intp)
+    return np.argwhere(approval.voxels & (predicted != approval.labels))
+
+
+def mask_edits(written: Labels, edited: Labels, corrections: Labels) -> Labels:
+    """Corrections with direct edits of the mask added.
+
+    Parameters
+    ----------
+    written
+        The mask as we last wrote it (Z, Y, X).
+    edited
+        The mask as it is now; an eraser leaves 0.
+    corrections
+        What is painted already; not changed.
+    """
+    result = corrections.copy()
+    changed = written != edited
+    values = edited[changed]
+    result[changed] = np.where(values == 0, background_value(corrections.dtype), values)
+    return result

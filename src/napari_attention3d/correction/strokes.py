@@ -1,0 +1,126 @@
+"""Strokes in the order in which they were painted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .encoding import background_value, check_corrections, empty_corrections
+
+__all__ = ["Painted", "Stroke", "Strokes"]
+
+HELD_BACK = 5
+"""Every fifth stroke is kept back for scoring."""
+
+
+@dataclass(frozen=True)
+class Stroke:
+    """What one movement of the brush (or the eraser) changed.
+
+    Attributes
+    ----------
+    voxels
+        (N, 3) int32.
+    values
+        (N,) as in the corrections; 0: erased.
+    """
+
+    voxels: npt.NDArray[np.int32]
+    values: npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Painted:
+    """Painted voxels as a learner wants them.
+
+    Attributes
+    ----------
+    voxels, values
+        (N, 3) and classes (N,), 0 for background.
+    strokes
+        (N,) which stroke each belongs to.
+    """
+
+    voxels: npt.NDArray[np.intp]
+    values: npt.NDArray[np.intp]
+    strokes: npt.NDArray[np.intp]
+
+    def pick(self, chosen: npt.NDArray[np.bool_]) -> Painted:
+        """Some of the voxels."""
+        return Painted(self.voxels[chosen], self.values[chosen], self.strokes[chosen])
+
+    @property
+    def count(self) -> int:
+        """Strokes that still have voxels."""
+        return len(np.unique(self.strokes))
+
+    @property
+    def held_back(self) -> npt.NDArray[np.bool_]:
+        """Voxels (N,) of every fifth stroke, if each class has another stroke to learn from."""
+        held = self.strokes % HELD_BACK == HELD_BACK - 1
+        lonely = set(np.unique(self.values[held])) - set(np.unique(self.values[~held]))
+        return np.asarray(held & ~np.isin(self.values, list(lonely)))
+
+
+@dataclass
+class Strokes:
+    """All strokes on one scan, and the corrections they add up to.
+
+    Parameters
+    ----------
+    shape
+        The scan's (Z, Y, X).
+    classes
+        Names, background first.
+    """
+
+    shape: tuple[int, int, int]
+    classes: Sequence[str]
+    items: list[Stroke] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.corrections = empty_corrections(self.shape, len(self.classes))
+        self._owner = np.zeros(self.shape, np.int32)
+        items, self.items = self.items, []
+        for stroke in items:
+            self.add(stroke)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def difference(self, corrections: npt.NDArray[Any]) -> Stroke | None:
+        """What a corrections layer has that is not in here yet; None if it is the same.
+
+        Raises
+        ------
+        InputError
+            If its shape, type or a value is wrong.
+        """
+        check_corrections(corrections, self.shape, self.classes)
+        marker = background_value(corrections.dtype)
+        own = background_value(self.corrections.dtype)
+        if marker != own:
+            corrections = np.where(corrections == marker, own, corrections)
+        voxels = np.argwhere(corrections != self.corrections).astype(np.int32)
+        if not len(voxels):
+            return None
+        return Stroke(voxels, corrections[tuple(voxels.T)].astype(self.corrections.dtype))
+
+    def add(self, stroke: Stroke) -> None:
+        """Paint; a later stroke wins."""
+        where = tuple(stroke.voxels.T)
+        self.items.append(stroke)
+        self.corrections[where] = stroke.values
+        self._owner[where] = len(self.items)
+
+    def painted(self) -> Painted:
+        """Return what is painted now."""
+        voxels = np.argwhere(self.corrections)
+        where = tuple(voxels.T)
+        values = self.corrections[where].astype(np.intp)
+        values[values == background_value(self.corrections.dtype)] = 0
+        return Painted(voxels, values, self._owner[where].astype(np.intp) - 1)
