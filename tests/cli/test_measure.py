@@ -97,6 +97,30 @@ def test_xlsx_file(run, files, tmp_path):
     assert sheet.cell(2, 2).value == 240
 
 
+def test_masks_of_an_installed_model_have_the_names_of_its_classes(run, tmp_path):
+    from napari_attention3d.models.store import list_models
+
+    card = next(info.card for info in list_models() if info.card is not None)
+    array = np.zeros((4, 4, 4), dtype=np.uint8)
+    array[1], array[2] = 1, 2
+    provenance = {"model": {"name": card.name, "sha256": card.sha256}}
+    made = Volume.from_array(
+        array, spacing=(1, 1, 1), anatomical=True, metadata={"provenance": provenance}
+    )
+    path = write_volume(tmp_path / "mask.nii.gz", made)
+    names = [row["name"] for row in run("measure", path, "--json").json["rows"]]
+    assert names == card.class_names[1:3]
+    run("evaluate", path, path, "--csv", tmp_path / "e.csv")
+    with (tmp_path / "e.csv").open(newline="") as file:
+        assert next(csv.DictReader(file))["name"] == names[0]
+    cells = tmp_path / "cells.nii.gz"
+    assert run("clean", path, "-o", cells, "--split-touching").code == 0
+    assert "name" not in run("measure", cells, "--json").json["rows"][0]
+    provenance["model"]["sha256"] = "0" * 64
+    unknown = write_volume(tmp_path / "unknown.nii.gz", made)
+    assert "name" not in run("measure", unknown, "--json").json["rows"][0]
+
+
 def test_an_empty_mask_is_told(run, tmp_path):
     empty = Volume.from_array(np.zeros((3, 3, 3), dtype=np.uint8), spacing=(1, 1, 1))
     outcome = run("measure", write_volume(tmp_path / "empty.nii.gz", empty), "--json")

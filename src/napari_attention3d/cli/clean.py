@@ -9,6 +9,7 @@ import typer
 
 from ..errors import InputError
 from .common import JsonOption, check_new_file, print_json, run_job, say
+from .masks import read_mask
 
 if TYPE_CHECKING:
     from ..analysis.rules import Rule
@@ -52,7 +53,7 @@ def clean(
         "keep_largest": {} if keep_largest else None,
         "split_touching": {} if split_touching else None,
     }
-    from ..volumes import read_volume, write_volume
+    from ..volumes import write_volume
     from ..volumes.formats import format_for
 
     format_for(out, writing=True)
@@ -60,9 +61,7 @@ def clean(
     steps = _rules(rules, chosen, classes)
     from ..analysis.cleanup import clean_up, clean_up_report
 
-    mask = read_volume(labels)
-    for note in mask.notes:
-        say(f"note: {note}")
+    mask = read_mask(labels)
     earlier = len(clean_up_report(mask))
     cleaned = run_job(clean_up(mask, steps), labels.name)
     report = clean_up_report(cleaned)[earlier:]

@@ -9,6 +9,7 @@ import typer
 
 from ..errors import InputError
 from .common import JsonOption, check_new_file, print_json, run_job, say
+from .masks import read_mask
 
 if TYPE_CHECKING:
     from ..analysis.compare import Comparison
@@ -44,9 +45,9 @@ def evaluate(
     wanted = _parse_classes(classes)
     _check_targets(out, disagreement, {labels, truth}, overwrite=overwrite)
     from ..analysis.compare import compare
-    from ..volumes import read_volume, write_volume
+    from ..volumes import write_volume
 
-    mask, reference = read_volume(labels), read_volume(truth)
+    mask, reference = read_mask(labels), read_mask(truth)
     job = compare(mask, reference, wanted, tolerance=tolerance, resample=resample)
     found = run_job(job, labels.name)
     for note in found.figures["notes"]:

@@ -10,6 +10,7 @@ import typer
 
 from ..errors import InputError
 from .common import JsonOption, check_new_file, print_json, run_job, say
+from .masks import read_mask
 
 if TYPE_CHECKING:
     from ..analysis.table import Cell, Table
@@ -52,11 +53,8 @@ def measure(
         check_table_path(out)
         check_new_file(out, [labels, *(image or []), *(attention or [])], overwrite=overwrite)
     from ..analysis.measure import measure as measure_job
-    from ..volumes import read_volume
 
-    mask = read_volume(labels)
-    for note in mask.notes:
-        say(f"note: {note}")
+    mask = read_mask(labels)
     images, maps = _read_named(image or []), _read_named(attention or [])
     twice = images.keys() & maps.keys()
     if twice:
