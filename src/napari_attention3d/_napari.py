@@ -92,6 +92,7 @@ def write_image(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
 
 def _write(path: str, data: Any, meta: dict[str, Any], kind: str) -> list[str]:
     from .volumes import write_volume
+    from .widgets.layer_classes import layer_classes
 
     if meta.get("rgb"):
         raise InputError(
@@ -99,7 +100,10 @@ def _write(path: str, data: Any, meta: dict[str, Any], kind: str) -> list[str]:
             "split it with right-click > Split RGB and save the channels"
         )
     source = _source(data[0] if meta.get("multiscale") else data, meta)
-    volume = source.volume.replace(metadata={**source.volume.metadata, "kind": kind})
+    about = {**source.volume.metadata, "kind": kind}
+    if kind == "labels":
+        about["classes"] = layer_classes(meta)
+    volume = source.volume.replace(metadata=about)
     return [str(write_volume(path, volume))]
 
 

@@ -495,6 +495,32 @@ def test_only_label_maps_and_only_whole_ones_are_added(tmp_path):
     assert sorted(p.name for p in path.iterdir()) == before
 
 
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"classes": [{"name": "liver", "colour": "red"}]},
+        {"classes": 3},
+        {"classes": [None]},
+        {"channel_names": 7},
+        {"channel_names": [1]},
+        {"kind": []},
+        {"provenance": "x"},
+        {"nifti": 5},
+        {"geometry": {"shape": [1]}},
+    ],
+)
+def test_entries_of_ours_that_we_would_not_write_are_left_out(tmp_path, entry):
+    path = write_volume(tmp_path / "a.zarr", Volume.from_array(voxels("czyx"), spacing=(3, 2, 1)))
+    node = json.loads((path / "zarr.json").read_text())
+    node["attributes"]["napari-attention3d"] |= entry
+    (path / "zarr.json").write_text(json.dumps(node))
+    volume = read_volume(path)
+    assert not set(entry) & set(volume.metadata)
+    assert len(node["attributes"]["ome"]["omero"]["channels"]) == 2
+    assert volume.channel_names == ()
+    assert volume.geometry.spacing == (3, 2, 1)
+
+
 @pytest.mark.parametrize("make", [np.asarray, dask.array.from_array], ids=["numpy", "dask"])
 @pytest.mark.parametrize(
     ("array", "kind", "stored"),

@@ -7,7 +7,8 @@ believed on reading as long as shape, voxel size and position still agree with i
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
@@ -52,7 +53,8 @@ class OmeZarrFormat(Format):
             stored = open_level(folder, image, 0, path.name, channel=channel, time=time)
             grid, more = _grid(stored.shape[-3:], image)
             array = stored.lazy() if lazy else stored.whole()
-        names = tuple(str(n) for n in image.ours.get("channel_names", image.channel_names))
+        about = _plausible(image.ours)
+        names = tuple(about.get("channel_names", () if image.ours else image.channel_names))
         if len(names) != stored.channels:
             names = ()
         if channel is not None:
@@ -65,7 +67,7 @@ class OmeZarrFormat(Format):
             metadata["kind"] = "labels"
         if image.classes:
             metadata["classes"] = image.classes
-        metadata |= {key: image.ours[key] for key in _KEPT if image.ours.get(key)}
+        metadata |= {key: about[key] for key in _KEPT if about.get(key)}
         return Volume(array, grid, _name(path, self.suffixes), names, path, metadata)
 
     def write(self, path: Path, volume: Volume, *, like: Volume | None) -> None:
@@ -212,6 +214,26 @@ def _kept_geometry(entry: Any) -> Geometry | None:
         return Geometry((z, y, x), affine, str(entry["unit"]), bool(entry["anatomical"]))
     except (InputError, KeyError, TypeError, ValueError):
         return None
+
+
+def _plausible(ours: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of our entries that are of the form in which we write them."""
+    forms: dict[str, Callable[[Any], bool]] = {
+        "kind": lambda v: v in ("image", "labels"),
+        "provenance": lambda v: isinstance(v, dict),
+        "nifti": lambda v: isinstance(v, dict),
+        "channel_names": lambda v: isinstance(v, list) and all(isinstance(n, str) for n in v),
+        "classes": lambda v: isinstance(v, list) and all(_is_class(one) for one in v),
+    }
+    return {key: ours[key] for key, fits in forms.items() if key in ours and fits(ours[key])}
+
+
+def _is_class(entry: Any) -> bool:
+    return (
+        isinstance(entry, dict)
+        and isinstance(entry.get("name"), str)
+        and re.fullmatch("#[0-9a-fA-F]{6}", str(entry.get("colour"))) is not None
+    )
 
 
 def _agrees(kept: Geometry, told: Geometry) -> bool:

@@ -66,7 +66,8 @@ def image_attributes(
     if labels:
         ome["image-label"] = _image_label(about.get("classes") or ())
     else:
-        names = list(about.get("channel_names") or [name])
+        unnamed = [name] if channels is None else [f"channel {i + 1}" for i in range(channels)]
+        names = list(about.get("channel_names") or unnamed)
         ome["omero"] = {"channels": _omero_channels(names, windows)}
     place = {
         "shape": list(geometry.shape),
