@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.ensemble import RandomForestClassifier
 
 from ..errors import InputError
 from .features import ScanFeatures
+from .forest import StrokeForest
 from .smooth import Edges, random_walk, scan_edges
+from .strokes import Painted
 
 __all__ = ["FastHead"]
 
@@ -53,13 +54,13 @@ class FastHead:
         self.features, self.classes, self.prior, self.threads = features, classes, prior, threads
         self._edges: tuple[Edges, float] | None = None
 
-    def fit(self, voxels: Voxels, values: Voxels, seed: int = 0) -> RandomForestClassifier:
+    def fit(self, painted: Painted, seed: int = 0) -> StrokeForest:
         """Grow a forest.
 
         Parameters
         ----------
-        voxels, values
-            Painted voxels (N, 3) and classes (N,).
+        painted
+            On this grid.
         seed
             Decides everything random.
 
@@ -68,33 +69,36 @@ class FastHead:
         InputError
             If fewer than two classes are painted and there is no prior.
         """
+        voxels, values, strokes = painted.voxels, painted.values, painted.strokes
         weights = np.ones(len(values))
         if self.prior is not None:
             kept, classes, sure = self._kept(self.prior, voxels, seed)
             weights = np.concatenate((weights, sure * KEEP_WEIGHT * len(values) / sure.sum()))
+            strokes = np.concatenate((strokes, strokes.max() + 1 + np.arange(len(kept))))
             voxels, values = np.concatenate((voxels, kept)), np.concatenate((values, classes))
         elif len(np.unique(values)) < 2:
             raise InputError(
                 "all strokes are of one class; paint at least one stroke of a second class "
                 "(background counts)"
             )
-        forest = RandomForestClassifier(TREES, n_jobs=self.threads, random_state=seed)
-        return forest.fit(self._inputs(voxels), values, weights)
+        forest = StrokeForest(TREES, self.threads, seed)
+        return forest.fit(self._inputs(voxels), values, strokes, weights)
 
-    def score(
-        self, voxels: Voxels, values: Voxels, held: npt.NDArray[np.bool_], seed: int = 0
-    ) -> RandomForestClassifier:
+    def score(self, painted: Painted, held: npt.NDArray[np.bool_]) -> StrokeForest:
         """Grow a small forest that has not seen the strokes that are held back."""
-        forest = RandomForestClassifier(SCORING_TREES, n_jobs=self.threads, random_state=seed)
-        return forest.fit(self._inputs(voxels[~held]), values[~held])
+        seen = painted.pick(~held)
+        forest = StrokeForest(SCORING_TREES, self.threads)
+        return forest.fit(self._inputs(seen.voxels), seen.values, seen.strokes)
 
-    def accuracy(self, forest: RandomForestClassifier, voxels: Voxels, values: Voxels) -> float:
+    def accuracy(self, forest: StrokeForest, painted: Painted) -> float:
         """Mean over classes of the share of voxels that a forest gets right."""
-        right = forest.predict(self._inputs(voxels)) == values
+        values = painted.values
+        found = forest.probabilities(self._inputs(painted.voxels), self.classes)
+        right = found.argmax(0) == values
         return float(np.mean([right[values == v].mean() for v in np.unique(values)]))
 
     def probabilities(
-        self, forest: RandomForestClassifier, focus: int = 0
+        self, forest: StrokeForest, focus: int = 0
     ) -> Iterator[tuple[int, Probabilities]]:
         """Predict slab by slab along z, those near plane `focus` first.
 
@@ -110,10 +114,8 @@ class FastHead:
             last = min(depth, first + step)
             grid = np.indices((last - first, height, width)).reshape(3, -1).T
             grid[:, 0] += first
-            found = forest.predict_proba(self._inputs(grid)).astype(np.float32)
-            slab = np.zeros((self.classes, last - first, height, width), np.float32)
-            slab[forest.classes_] = found.T.reshape(-1, *slab.shape[1:])
-            yield first, slab
+            found = forest.probabilities(self._inputs(grid), self.classes)
+            yield first, found.reshape(self.classes, last - first, height, width)
 
     def smooth(self, probabilities: Probabilities, voxels: Voxels, values: Voxels) -> Probabilities:
         """Make probabilities (K, Z, Y, X) follow the scan's edges and the strokes."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -145,8 +145,8 @@ def learn_job(
     if not len(painted.voxels):
         raise InputError("nothing is painted yet; paint a stroke where the mask is wrong")
     yield Progress(0, 0, f"Learning from {painted.count} strokes")
-    voxels = grid.blocks_of(painted.voxels)
-    forest = head.fit(voxels, painted.values)
+    placed = replace(painted, voxels=grid.blocks_of(painted.voxels))
+    forest = head.fit(placed)
     planes = head.features.shape[0]
     raw = np.zeros((head.classes, *head.features.shape), np.float32)
     start = previous.probabilities if previous is not None else head.prior
@@ -162,11 +162,11 @@ def learn_job(
             quick = Patch(first * grid.factors[0], quick.labels, False)
         done += last - first
         yield Progress(done, planes, "Predicting", quick)
-    shown = head.smooth(raw, voxels, painted.values)
+    shown = head.smooth(raw, placed.voxels, placed.values)
     yield Progress(planes, planes, "Following the edges")
     labels = finish.labels(shown, 0, planes, merged=False)
     result = Learned(labels, Previous(raw), shown, painted.count, 0.0)
-    _judge(result, head, painted, voxels, previous)
+    _judge(result, head, placed, previous)
     result.seconds = time.perf_counter() - begin
     return result
 
@@ -219,7 +219,6 @@ def _judge(
     result: Learned,
     head: FastHead,
     painted: Painted,
-    voxels: npt.NDArray[np.intp],
     previous: Previous | None,
 ) -> None:
     """Score on held-back strokes; before there are enough, how much else has moved."""
@@ -227,15 +226,15 @@ def _judge(
     before = previous.probabilities if previous is not None else head.prior
     held = painted.held_back
     if painted.count >= ENOUGH_STROKES and held.any() and len(np.unique(painted.values)) > 1:
-        scorer = head.score(voxels, painted.values, held)
-        result.score = head.accuracy(scorer, voxels[held], painted.values[held])
+        scorer = head.score(painted, held)
+        result.score = head.accuracy(scorer, painted.pick(held))
         result.state = Previous(raw, scorer)
         if previous is not None and previous.scorer is not None:
-            result.before = head.accuracy(previous.scorer, voxels[held], painted.values[held])
+            result.before = head.accuracy(previous.scorer, painted.pick(held))
             result.lost = result.score < result.before - TOLERANCE
     if before is not None:
         sure = before.max(0) > CONFIDENT
-        sure[tuple(voxels.T)] = False
+        sure[tuple(painted.voxels.T)] = False
         moved = (before.argmax(0) != raw.argmax(0)) & sure
         result.drift = float(moved.sum() / max(1, int(sure.sum())))
         if result.score is None:

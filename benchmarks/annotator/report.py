@@ -1,0 +1,88 @@
+"""Tables and curves of the correction benchmark."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+__all__ = ["plot", "table"]
+
+POINTS = (2, 8, 13, 22, 32, 49, 89)
+
+
+def table(book: Any) -> str:
+    """Dice after so many strokes: median over the seeds, and each seed's."""
+    lines = []
+    for case in _unique(0, book):
+        counts = sorted({r["strokes"] for run in _runs(book, case) for r in run["rows"]})
+        shown = [n for n in counts if n in POINTS or n in (counts[0], counts[-1])]
+        lines += [
+            f"\n**{case}** (Dice: median (each seed) at a number of strokes)\n",
+            "| method | " + " | ".join(map(str, shown)) + " | worst loss | round s | first s |",
+            "|---|" + "---|" * (len(shown) + 3),
+        ]
+        for method in _unique(1, book):
+            runs = _runs(book, case, method)
+            if runs:
+                lines.append(f"| {method} | " + " | ".join(_cells(runs, shown)) + " |")
+    return "\n".join(lines)
+
+
+def _cells(runs: list[Any], counts: list[int]) -> list[str]:
+    cells = []
+    for n in counts:
+        values = [_at(run, n) for run in runs]
+        known = [v for v in values if v is not None]
+        each = " ".join(f"{v:.3f}" for v in known)
+        cells.append(f"{np.median(known):.3f} ({each})" if known else "")
+    worst = [_worst_loss(run) for run in runs]
+    seconds = [r["seconds"] for run in runs for r in run["rows"] if r["strokes"]]
+    first = [r["first_change"] for run in runs for r in run["rows"] if r.get("first_change")]
+    cells.append(f"{max(worst):.3f}")
+    cells.append(f"{np.median(seconds):.1f}")
+    cells.append(f"{np.median(first):.1f}" if first else "")
+    return cells
+
+
+def _at(run: Any, strokes: int) -> float | None:
+    """Dice at the last round with at most so many strokes (and not long before)."""
+    rows = [r for r in run["rows"] if strokes - 4 < r["strokes"] <= strokes]
+    return float(rows[-1]["dice"]) if rows else None
+
+
+def _worst_loss(run: Any) -> float:
+    dice = [r["dice"] for r in run["rows"]]
+    return max([0.0, *(a - b for a, b in zip(dice, dice[1:], strict=False))])
+
+
+def plot(book: Any, path: Path) -> None:
+    """Dice against strokes and against seconds, a row per case."""
+    from matplotlib.figure import Figure
+
+    cases = _unique(0, book)
+    figure = Figure(figsize=(7, 2.6 * len(cases)), layout="constrained")
+    axes = figure.subplots(len(cases), 2, squeeze=False, sharey="row")
+    colours = {"loop": "#0072b2", "forest": "#d55e00"}
+    for row, case in zip(axes, cases, strict=True):
+        for method in _unique(1, book):
+            for i, run in enumerate(_runs(book, case, method)):
+                style = {"color": colours.get(method, "#009e73"), "lw": 1.2, "alpha": 0.8}
+                label = method if i == 0 else None
+                dice = [r["dice"] for r in run["rows"]]
+                row[0].plot([r["strokes"] for r in run["rows"]], dice, label=label, **style)
+                row[1].plot([r["clock"] for r in run["rows"]], dice, **style)
+        row[0].set(ylabel=f"{case}: mean Dice", xlabel="strokes", ylim=(0, 1))
+        row[1].set(xlabel="seconds of computing")
+        row[0].legend(frameon=False)
+    figure.savefig(path, dpi=90)
+
+
+def _unique(part: int, book: Any) -> list[str]:
+    return list(dict.fromkeys(key.rsplit("/", 2)[part] for key in book["runs"]))
+
+
+def _runs(book: Any, case: str, method: str | None = None) -> list[Any]:
+    start = f"{case}/" if method is None else f"{case}/{method}/"
+    return [run for key, run in book["runs"].items() if key.startswith(start) and run["rows"]]
