@@ -202,7 +202,7 @@ def preflight(
         f"{' x '.join(map(str, grid.shape))} voxels of "
         f"{' x '.join(f'{s:.3g}' for s in grid.spacing)} {grid.unit} {how}, "
         f"about {_memory(cost.bytes)}{time_}, on "
-        f"{setup.choice.device} ({setup.choice.reason}), {setup.precision.name}"
+        f"{setup.choice.device} ({setup.choice.reason}), {cost.attempt.precision.name}"
     )
     return Preflight(text, cost.tiles, grid.shape, cost.bytes, cost.seconds)
 

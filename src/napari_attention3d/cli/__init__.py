@@ -60,6 +60,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     arguments
         Without the program's name; default ``sys.argv[1:]``.
     """
+    if arguments is None:  # a program of its own, and not a call within another one
+        from ..inference.allocator import keep_large_buffers
+
+        keep_large_buffers()
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
     given = [word for word in given if word != "--debug"]

@@ -38,10 +38,13 @@ class Precision:
         "float32", "bfloat16" or "float16" (autocast: sums and norms stay in float32).
     reason
         Why, in words.
+    on_trial
+        Whether a test tile has to show first that labels stay as in float32.
     """
 
     name: str
     reason: str
+    on_trial: bool = False
 
     @contextmanager
     def context(self, device: torch.device) -> Iterator[None]:
@@ -107,8 +110,8 @@ def choose_precision(request: str, device: torch.device) -> Precision:
     Parameters
     ----------
     request
-        "exact": float32. "auto": float32 on CPU and MPS, half precision on CUDA.
-        "fast": half precision wherever the hardware computes it faster.
+        "exact": float32. "fast": half precision wherever the hardware computes it faster.
+        "auto": the same, but on trial: float32 if a test tile's labels change.
     device
         Where the network runs.
 
@@ -121,13 +124,14 @@ def choose_precision(request: str, device: torch.device) -> Precision:
         raise InputError(f"precision {request!r} is not known; use auto, exact or fast")
     if request == "exact":
         return Precision("float32", "as asked")
+    trial = request == "auto"
     if device.type == "cuda":
         if torch.cuda.is_bf16_supported(including_emulation=False):
-            return Precision("bfloat16", "the GPU computes it faster")
-        return Precision("float16", "the GPU computes it faster")
-    if device.type == "cpu" and request == "fast":
+            return Precision("bfloat16", "the GPU computes it faster", trial)
+        return Precision("float16", "the GPU computes it faster", trial)
+    if device.type == "cpu":
         if cpu_has_bfloat16():
-            return Precision("bfloat16", "the CPU has instructions for it")
+            return Precision("bfloat16", "the CPU has instructions for it", trial)
         return Precision("float32", "the CPU has no bfloat16 instructions")
     return Precision("float32", f"the default on {device.type}")
 

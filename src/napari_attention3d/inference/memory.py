@@ -10,6 +10,7 @@ import psutil  # type: ignore[import-untyped]
 import torch
 
 from ..networks.base import SegmentationNetwork
+from .allocator import give_back
 from .device import Precision
 from .estimate import estimate_forward
 
@@ -156,3 +157,4 @@ def release(device: torch.device, *, collect: bool = False) -> None:
         torch.cuda.empty_cache()
     elif device.type == "mps":
         torch.mps.empty_cache()
+    give_back()

@@ -62,8 +62,8 @@ def outlook(
     probe
         Measure the network's speed where it is not known (`Rates.probe`).
     """
-    device, precision = setup.choice.device, setup.precision
     attempt = plan_run(network, setup, maps)
+    device, precision = setup.choice.device, attempt.precision
     plan, whole = attempt.plan, attempt.tiles
     calibrates = any(isinstance(m, ScanNorm3d) for m in network.modules())
     alone = attempt.engine == "tiles" and len(whole.tiles) == 1
@@ -101,15 +101,15 @@ def outlook(
         return Outlook(tiles, int(size + around), None, attempt)
     work += [(often * c.flops, m) for c, (_, _, often, m) in zip(costs, passes, strict=True)]
     peak = max(planned, *(cost.bytes for cost in costs)) if costs else planned
-    seconds = _seconds(network, setup, work, probe)
+    seconds = _seconds(network, attempt, work, probe)
     return Outlook(tiles, int(peak + around), seconds, attempt)
 
 
 def _seconds(
-    network: SegmentationNetwork, setup: Setup, work: list[tuple[float, bool]], probe: bool
+    network: SegmentationNetwork, attempt: Attempt, work: list[tuple[float, bool]], probe: bool
 ) -> float | None:
     """Seconds of passes, given as operations and whether they measure statistics."""
-    about = network, setup.choice.device, setup.precision
+    about = network, attempt.devices[0], attempt.precision
     seconds = 0.0
     try:
         if probe:

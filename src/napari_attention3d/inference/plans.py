@@ -163,6 +163,9 @@ def choose_attempt(
     box = box or Box((0, 0, 0), grid)
     multiple = plan_multiple(network)
     tiles = plan_tiles(grid, tile, overlap, multiple)
+    once = Precision("float32", "one pass: a trial of another precision would take as long")
+    if len(tiles.tiles) == 1 and (network.locality != "local" or as_asked) and precision.on_trial:
+        precision = once
     common = Attempt(tiles.within(box), tiles, overlap, tuple(devices), precision, tuple(maps))
     if network.locality != "local":
         batch = BATCH if devices[0].type == "cpu" and len(tiles.tiles) > 1 else 1
@@ -172,13 +175,15 @@ def choose_attempt(
         return replace(common, as_asked=True, reason="these tiles were asked for")
     limit = budget(devices[0], memory)
     voxels = math.prod(grid)
-    small = fits_whole(voxels, network, devices[0], precision.name)
+    at_once = once if precision.on_trial else precision
+    small = fits_whole(voxels, network, devices[0], at_once.name)
     if memory is not None:
-        small = small and voxels * bytes_per_voxel(network, precision.name) <= memory
+        small = small and voxels * bytes_per_voxel(network, at_once.name) <= memory
     if small and not calibrated and len(devices) == 1:
         whole = plan_tiles(grid, grid, overlap, multiple)
         reason = "the grid goes through at once, which measures the scan too"
-        return replace(common, plan=whole.within(box), tiles=whole, reason=reason)
+        whole_plan = whole.within(box)
+        return replace(common, plan=whole_plan, tiles=whole, precision=at_once, reason=reason)
     plan = ExactPlan(grid, box, max(range(3), key=lambda a: grid[a]), PLANES)
     try:
         plan = fitted(network, plan, maps, precision, limit)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from .sink import Logits, Results, in_memory
 from .source import Source, as_source
 from .tiles import TileRun
 from .tiling import Box, TilePlan
+from .trial import try_precision
 
 __all__ = [
     "Calibration",
@@ -212,6 +213,7 @@ def _attempt(
         if state.calibration is not None or (runner.calibrates and not single):
             runner.calibrate(attempt.tiles, state.whole_grid, state.calibration)
             state.calibration = runner.calibration
+        attempt = _settled(runner, attempt)
         if attempt.engine == "exact":
             yield from _exact(runner, attempt, state, focus)
         else:
@@ -230,6 +232,14 @@ def _attempt(
         ) from error
     finally:
         runner.close(collect=ran_out)
+
+
+def _settled(runner: Runner, attempt: Attempt) -> Attempt:
+    """Return the attempt at a precision that is not on trial any more."""
+    if attempt.precision.on_trial:
+        attempt = replace(attempt, precision=try_precision(runner, attempt).precision)
+        runner.precision = attempt.precision
+    return attempt
 
 
 def _total(attempt: Attempt) -> int:

@@ -190,10 +190,10 @@ def describe_run(
             "spacing": list(volume.geometry.spacing),
             "affine": volume.geometry.affine.tolist(),
         },
-        "device": str(setup.choice.device),
+        "device": ",".join(str(d) for d in prediction.attempt.devices),
         "device_reason": setup.choice.reason,
-        "precision": setup.precision.name,
-        "precision_reason": setup.precision.reason,
+        "precision": prediction.attempt.precision.name,
+        "precision_reason": prediction.attempt.precision.reason,
         "grid": {
             "shape": list(grid.shape),
             "spacing": list(grid.spacing),

@@ -1,0 +1,60 @@
+"""Each in a process of its own: the settings last as long as it does."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from napari_attention3d.inference import allocator
+
+CODE = """
+import ctypes, resource, sys
+import numpy as np, psutil
+from napari_attention3d.inference.allocator import give_back, keep_large_buffers
+kept = keep_large_buffers() if sys.argv[1] == "keep" else False
+for _ in range(3):
+    np.ones(2**26, np.uint8).sum()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(20):
+    np.ones(2**26, np.uint8).sum()
+faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+held = psutil.Process().memory_info().rss
+give_back()
+print(kept, faults, held - psutil.Process().memory_info().rss)
+"""
+
+
+def run(how: str, **environment: str) -> tuple[bool, int, int]:
+    found = subprocess.run(
+        [sys.executable, "-c", CODE, how],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+        env={k: v for k, v in os.environ.items() if "MALLOC" not in k} | environment,
+    ).stdout.split()
+    return found[0] == "True", int(found[1]), int(found[2])
+
+
+@pytest.mark.skipif(allocator._libc() is None, reason="not glibc")
+def test_large_buffers_are_reused_and_given_back() -> None:
+    kept, faults, freed = run("keep")
+    plain, plain_faults, _ = run("plain")
+    assert kept
+    assert not plain
+    assert faults < plain_faults / 20
+    assert freed > 2**25
+
+
+@pytest.mark.skipif(allocator._libc() is None, reason="not glibc")
+def test_one_can_opt_out() -> None:
+    assert not run("keep", **{allocator.OPT_OUT: "1"})[0]
+
+
+def test_other_systems_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(allocator, "_libc", lambda: None)
+    assert not allocator.keep_large_buffers()
+    assert not allocator.give_back()
