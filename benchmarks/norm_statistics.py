@@ -22,9 +22,9 @@ import torch
 
 from napari_attention3d.analysis.brain_report import brain_report
 from napari_attention3d.inference.device import Precision
-from napari_attention3d.inference.sink import to_scan_grid
 from napari_attention3d.inference.predict import plan_multiple, predict_grid, private_copy
 from napari_attention3d.inference.preprocess import Preprocessor
+from napari_attention3d.inference.sink import to_scan_grid
 from napari_attention3d.inference.tiling import plan_tiles
 from napari_attention3d.models import load_model
 from napari_attention3d.networks import calibrating, load_calibration, read_calibration

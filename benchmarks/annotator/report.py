@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ def _at(run: Any, strokes: int) -> float | None:
 
 def _worst_loss(run: Any) -> float:
     dice = [r["dice"] for r in run["rows"]]
-    return max([0.0, *(a - b for a, b in zip(dice, dice[1:], strict=False))])
+    return max([0.0, *(a - b for a, b in pairwise(dice))])
 
 
 def plot(book: Any, path: Path) -> None:

@@ -183,6 +183,16 @@ def test_components_are_those_of_scikit_image(array, connectivity):
     assert numbers.tolist() == list(range(1, len(numbers) + 1))
 
 
+def test_splitting_keeps_a_voxel_that_hangs_on_by_a_corner():
+    array = np.ones((5, 3, 4), dtype=np.uint8)
+    array[
+        tuple(np.transpose([(1, 0, 0), (2, 1, 1), (2, 2, 1), (3, 0, 3), (4, 0, 2), (4, 1, 3)]))
+    ] = 0
+    parts = split_blob(array > 0, (2.0, 1.0, 1.0), 0.1)
+    assert parts.max() == 2
+    assert np.array_equal(parts > 0, array > 0)
+
+
 @settings(max_examples=25, deadline=None)
 @given(small, st.sampled_from([(1,), (2, 3), None]))
 def test_splitting_keeps_every_voxel_and_every_other_class(array, classes):

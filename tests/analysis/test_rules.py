@@ -212,6 +212,16 @@ def test_large_balls_give_the_same_by_fourier_transform(monkeypatch):
     assert np.array_equal(rule.apply(array, grid(array)), direct)
 
 
+@pytest.mark.parametrize("method", ["gaussian", "median"])
+def test_smoothing_by_more_than_the_scan_is_refused(method):
+    array = np.ones((4, 4, 4), dtype=np.uint8)
+    Smooth(width=8, method=method).apply(array, grid(array))
+    with pytest.raises(InputError, match=r"9 mm is wider than the scan \(8 mm\)"):
+        Smooth(width=9, method=method).apply(array, grid(array))
+    with pytest.raises(InputError, match=r"9000 um is wider"):
+        Smooth(width=9000, unit="um", method=method).apply(array, grid(array))
+
+
 def test_outside_is_measured_from_the_container_with_its_holes():
     array = np.zeros((5, 12, 24), dtype=np.uint8)
     array[1:4, 2:10, 2:14] = 2

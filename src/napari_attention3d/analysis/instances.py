@@ -122,4 +122,5 @@ def split_blob(mask: _Mask, spacing: tuple[float, float, float], depth: float) -
     markers, count = ndimage.label(peaks, np.ones((3, 3, 3)))
     if count < 2:
         return mask.astype(np.int32)
-    return np.asarray(watershed(-distance, markers, mask=mask))
+    # through corners too, or a voxel that hangs on by one is never reached
+    return np.asarray(watershed(-distance, markers, connectivity=3, mask=mask))

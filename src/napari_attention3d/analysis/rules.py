@@ -16,6 +16,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from scipy import ndimage
 
+from ..errors import InputError
 from ..geometry import Geometry
 from ..progress import Job, Progress
 from .masks import Box, Region, as_box, connect, regions_in
@@ -68,7 +69,8 @@ class Rule(BaseModel):
         Raises
         ------
         InputError
-            If the rule's unit can't be expressed in the scan's.
+            If the rule's unit can't be expressed in the scan's, or it smooths by more than
+            the scan's size.
         """
 
     def apply(self, labels: Labels, grid: Geometry) -> Labels:
@@ -204,7 +206,14 @@ class Smooth(Rule):
 
     def job(self, labels: Labels, grid: Geometry) -> Job[Labels]:
         """Job: see `Rule.job`."""
-        sigma = np.array([self.width / s for s in self.spacing(grid)])
+        spacing = self.spacing(grid)
+        longest = max(n * s for n, s in zip(grid.shape, spacing, strict=True))
+        if self.width > longest:
+            unit = self.unit or grid.unit
+            raise InputError(
+                f"smoothing by {self.width:g} {unit} is wider than the scan ({longest:g} {unit})"
+            )
+        sigma = self.width / np.array(spacing)
         blur = self._ball_blur(sigma) if self.method == "median" else _gaussian(sigma)
         margin = np.ceil(_REACH * sigma if self.method == "gaussian" else sigma).astype(int) + 1
         regions = self.regions(labels)
@@ -224,21 +233,18 @@ class Smooth(Rule):
 
     def _ball_blur(self, radius: npt.NDArray[np.float64]) -> Callable[[_Mask], _Float]:
         reach = np.floor(radius * (1 + 1e-9)).astype(int)
-        places = np.stack(np.meshgrid(*(np.arange(-r, r + 1) for r in reach), indexing="ij"))
-        inside = (places / radius[:, None, None, None]) ** 2
-        ball = (inside.sum(axis=0) <= 1 + 1e-9).astype(np.float32)
+        axes = np.ogrid[tuple(slice(-r, r + 1) for r in reach)]
+        away = sum((axis / r) ** 2 for axis, r in zip(axes, radius, strict=True))
+        ball = (np.asarray(away) <= 1 + 1e-9).astype(np.float64)
         ball /= ball.sum()
 
         def blur(mask: _Mask) -> _Float:
-            from scipy.signal import fftconvolve
+            from scipy.signal import oaconvolve
 
-            padded = np.pad(mask, [(r, r) for r in reach], mode="edge").astype(np.float32)
             if np.count_nonzero(ball) <= _MOST_TAPS:
-                found = ndimage.convolve(padded, ball, mode="constant")
-                return np.asarray(
-                    found[tuple(slice(r, n - r) for r, n in zip(reach, padded.shape, strict=True))]
-                )
-            return np.asarray(fftconvolve(padded, ball, mode="valid"), dtype=np.float32)
+                return np.asarray(ndimage.convolve(mask.astype(np.float32), ball, mode="nearest"))
+            padded = np.pad(mask, [(r, r) for r in reach], mode="edge").astype(np.float64)
+            return np.asarray(oaconvolve(padded, ball, mode="valid"), dtype=np.float32)
 
         return blur
 

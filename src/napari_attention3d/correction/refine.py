@@ -1,0 +1,372 @@
+"""Train a copy of a network on strokes, without forgetting what nobody objected to.
+
+Per step a batch of patches around strokes, and a patch anywhere. The loss is
+
+    Dice + cross-entropy on painted voxels
+    + keep * mean over the others of  c * KL(teacher || network)
+
+with c the teacher's confidence (1 - entropy / log K), and 0 near strokes that contradict
+it. The teacher is the network as it was (Li & Hoiem 2016, "Learning without forgetting"),
+or given probabilities. All strokes are in the pool at every step, so earlier ones are
+replayed. Batch norms keep their statistics; `ScanNorm3d` takes each patch's, as in its
+own training.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as nnf
+
+from ..errors import InputError, OutOfMemory
+from ..inference.device import choose_device
+from ..inference.preprocess import Placement, Preprocessor
+from ..models.store import Model
+from ..networks.norm import clear_calibration
+from ..progress import Job, Progress
+from ..training.losses import SegmentationLoss
+from ..volumes.volume import Volume
+from .encoding import check_corrections
+from .learn import ENOUGH_STROKES, TOLERANCE
+from .strokes import Painted
+from .working_copy import working_copy
+
+__all__ = ["RefineOptions", "Refined", "refine_job"]
+
+IGNORE = 65535
+OBJECTED = 5
+"""Voxels around a contradicting stroke where the teacher is not believed."""
+
+
+@dataclass(frozen=True)
+class RefineOptions:
+    """How to train.
+
+    Attributes
+    ----------
+    seconds, steps
+        Most of each.
+    learning_rate
+        Of AdamW.
+    keep
+        Weight of the term that keeps the model; 0: naive fine-tuning.
+    patch
+        Largest patch (z, y, x); the card's where that is smaller.
+    batch
+        Patches around strokes per step.
+    patience
+        Steps without progress of the smoothed loss after which it stops.
+    device
+        "auto", "cpu", "mps", "cuda".
+    seed
+        Decides everything random.
+    """
+
+    seconds: float = 60.0
+    steps: int = 300
+    learning_rate: float = 1e-3
+    keep: float = 1.0
+    patch: tuple[int, int, int] = (48, 48, 48)
+    batch: int = 1
+    patience: int = 40
+    device: str = "auto"
+    seed: int = 0
+
+
+@dataclass
+class Refined:
+    """Result of `refine_job`.
+
+    Attributes
+    ----------
+    model
+        The better one; the given one is untouched.
+    losses
+        Per step.
+    seconds
+        Wall time.
+    score, before
+        Accuracy on strokes that were held back, of the new and the given network; None
+        below 12 strokes.
+    lost
+        Whether the new one looks worse.
+    reason
+        Why it stopped: "plateau", "time", "steps".
+    """
+
+    model: Model
+    losses: list[float]
+    seconds: float
+    score: float | None = None
+    before: float | None = None
+    lost: bool = False
+    reason: str = ""
+    warnings: list[str] = field(default_factory=list)
+
+
+def refine_job(
+    model: Model,
+    scan: Volume,
+    corrections: npt.NDArray[Any] | Painted,
+    options: RefineOptions | None = None,
+    *,
+    teacher: npt.NDArray[Any] | None = None,
+) -> Job[Refined]:
+    """Train a copy of `model` on the strokes of one scan.
+
+    Parameters
+    ----------
+    model
+        Not changed.
+    scan
+        (Z, Y, X) or (C, Z, Y, X).
+    corrections
+        (Z, Y, X) on the scan's grid, see `encoding`, or voxels with their strokes.
+    options
+        See `RefineOptions`.
+    teacher
+        (K, Z, Y, X) probabilities on the scan's grid to keep to where nothing is painted,
+        for a model that takes the scan as it is; None: the model's own.
+
+    Yields
+    ------
+    Progress
+        Per step, with ``metrics["loss"]``.
+
+    Raises
+    ------
+    InputError
+        If nothing or something unknown is painted.
+    ModelMismatchError
+        If scan and model don't fit together.
+    OutOfMemory
+        If the memory does not suffice.
+    """
+    options = options or RefineOptions()
+    try:
+        return (yield from _refine(model, scan, corrections, options, teacher))
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise OutOfMemory(
+            "the memory does not suffice to learn with this network; use a smaller patch or "
+            "another model. Your strokes are kept"
+        ) from error
+
+
+def _refine(
+    model: Model,
+    scan: Volume,
+    corrections: npt.NDArray[Any] | Painted,
+    options: RefineOptions,
+    teacher: npt.NDArray[Any] | None,
+) -> Job[Refined]:
+    begin = time.perf_counter()
+    painted = _as_painted(corrections, scan, model.card.class_names)
+    yield Progress(0, options.steps, "Preparing the scan")
+    prepared = Preprocessor(model.card).prepare(scan)
+    voxels = _on_grid(painted.voxels, prepared.placement)
+    if teacher is not None and (prepared.placement.is_resampled or not _same(prepared.placement)):
+        raise InputError("probabilities to keep to need a model that takes the scan as it is")
+    learner = working_copy(model)
+    device = choose_device(options.device).device
+    network = learner.network.to(device)
+    clear_calibration(network)
+    held = painted.held_back if painted.count >= ENOUGH_STROKES else np.zeros(len(voxels), bool)
+    pool = _Pool(prepared.tensor, voxels, painted, held, teacher, options, model, device)
+    result = Refined(learner, [], 0.0)
+    if held.any():
+        result.before = pool.accuracy(model.network, held)
+    yield from _train(network, pool, options, result, begin)
+    network.eval().requires_grad_(False)
+    if held.any():
+        result.score = pool.accuracy(network, held)
+        result.lost = result.score < (result.before or 0.0) - TOLERANCE
+    learner.network = network.to("cpu")
+    result.seconds = time.perf_counter() - begin
+    return result
+
+
+def _train(
+    network: Any, pool: _Pool, options: RefineOptions, result: Refined, begin: float
+) -> Job[None]:
+    network.train()
+    for module in network.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()
+    optimiser = torch.optim.AdamW(network.parameters(), options.learning_rate, weight_decay=1e-4)
+    loss_of = SegmentationLoss(ignore=IGNORE)
+    smooth, best, best_step = float("nan"), math.inf, 0
+    result.reason = "steps"
+    for step in range(options.steps):
+        image, labels, target, weight = pool.batch(step)
+        for group in optimiser.param_groups:  # warm-up, so that the first steps wreck nothing
+            group["lr"] = options.learning_rate * min(1.0, (step + 1) / 10)
+        optimiser.zero_grad(set_to_none=True)
+        logits = network(image).logits
+        loss = loss_of(logits, labels)
+        if options.keep:
+            loss = loss + options.keep * _keep_loss(logits, target, weight)
+        loss.backward()
+        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimiser.step()
+        value = float(loss.detach())
+        result.losses.append(value)
+        smooth = value if math.isnan(smooth) else 0.9 * smooth + 0.1 * value
+        if smooth < 0.99 * best:
+            best, best_step = smooth, step
+        yield Progress(step + 1, options.steps, "Training the network", None, {"loss": value})
+        if step - best_step >= options.patience:
+            result.reason = "plateau"
+            return
+        if time.perf_counter() - begin > options.seconds:
+            result.reason = "time"
+            return
+
+
+def _keep_loss(logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    log = nnf.log_softmax(logits.float(), dim=1)
+    divergence = (target * (torch.log(target.clamp_min(1e-6)) - log)).sum(1)
+    return (weight * divergence).sum() / weight.sum().clamp_min(1.0)
+
+
+class _Pool:
+    """Patches of one scan on the model's grid."""
+
+    def __init__(
+        self,
+        image: Tensor,
+        voxels: npt.NDArray[np.intp],
+        painted: Painted,
+        held: npt.NDArray[np.bool_],
+        teacher: npt.NDArray[Any] | None,
+        options: RefineOptions,
+        model: Model,
+        device: torch.device,
+    ) -> None:
+        self.image, self.painted, self.device, self.options = image, painted, device, options
+        self.voxels, self.learned = voxels, ~held
+        self.shape = tuple(image.shape[1:])
+        self.patch = tuple(map(min, options.patch, model.card.patch_size))
+        self.labels = np.full(self.shape, IGNORE, np.int32)
+        self.labels[tuple(voxels[self.learned].T)] = painted.values[self.learned]
+        self.given = teacher
+        self.frozen: Callable[[Tensor], Tensor] | None = None
+        if teacher is None and options.keep:
+            old = working_copy(model).network.to(device).eval().requires_grad_(False)
+            clear_calibration(old)
+            self.frozen = lambda x: old(x).logits.float().softmax(1)
+        # strokes alike, however long they are; classes alike, however often painted
+        values, strokes = painted.values[self.learned], painted.strokes[self.learned]
+        odds = 1.0 / np.bincount(strokes)[strokes]
+        for value in np.unique(values):
+            odds[values == value] /= odds[values == value].sum()
+        self.odds = odds / odds.sum()
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Images (B, C, z, y, x), labels (B, z, y, x), teacher (B, K, ...), its weight (B, ...)."""
+        rng = np.random.default_rng((self.options.seed, step))
+        centres = self.voxels[self.learned]
+        picked = [
+            centres[rng.choice(len(centres), p=self.odds)] + rng.integers(-8, 9, size=3)
+            for _ in range(self.options.batch)
+        ]
+        if self.options.keep:
+            picked.append(rng.integers(0, self.shape))
+        boxes = [self._box(centre) for centre in picked]
+        image = torch.stack([self.image[(slice(None), *box)] for box in boxes]).to(self.device)
+        cut = np.stack([self.labels[box] for box in boxes])
+        labels = torch.from_numpy(cut).long().to(self.device)
+        if not self.options.keep:
+            return image, labels, labels.new_zeros(()), labels.new_zeros(())
+        with torch.no_grad():
+            if self.frozen is not None:
+                target = self.frozen(image)
+            else:
+                assert self.given is not None
+                parts = [np.asarray(self.given[(slice(None), *b)], np.float32) for b in boxes]
+                target = torch.from_numpy(np.stack(parts)).to(self.device)
+            return image, labels, target, _trust(target, labels)
+
+    def accuracy(self, network: Any, chosen: npt.NDArray[np.bool_]) -> float:
+        """Mean over classes of the share of chosen painted voxels that are right."""
+        voxels, values = self.voxels[chosen], self.painted.values[chosen]
+        strokes = self.painted.strokes[chosen]
+        right = np.zeros(len(values), bool)
+        was = next(network.parameters()).device
+        network.to(self.device).eval()
+        with torch.inference_mode():
+            for stroke in np.unique(strokes):
+                of = np.flatnonzero(strokes == stroke)
+                box = self._box(voxels[of].mean(0).round().astype(int))
+                start = np.array([s.start for s in box])
+                out = network(self.image[(slice(None), *box)][None].to(self.device)).logits[0]
+                inside = voxels[of] - start
+                inside = np.clip(inside, 0, np.array(out.shape[1:]) - 1)
+                found = out.argmax(0).cpu().numpy()[tuple(inside.T)]
+                right[of] = found == values[of]
+        network.to(was)
+        return float(np.mean([right[values == v].mean() for v in np.unique(values)]))
+
+    def _box(self, centre: npt.NDArray[Any]) -> tuple[slice, ...]:
+        box = []
+        for at, size, length in zip(centre, self.patch, self.shape, strict=True):
+            size = min(size, length)
+            start = int(np.clip(int(at) - size // 2, 0, length - size))
+            box.append(slice(start, start + size))
+        return tuple(box)
+
+
+def _trust(target: Tensor, labels: Tensor) -> Tensor:
+    """Confidence of the teacher, 0 on strokes and near those that contradict it."""
+    entropy = -(target * torch.log(target.clamp_min(1e-6))).sum(1)
+    weight = (1 - entropy / math.log(target.shape[1])).clamp(0, 1)
+    painted = labels != IGNORE
+    wrong = painted & (target.argmax(1) != labels)
+    near = nnf.max_pool3d(wrong.float()[:, None], 2 * OBJECTED + 1, 1, OBJECTED)[:, 0] > 0
+    return weight * (~near) * (~painted)
+
+
+def _as_painted(
+    corrections: npt.NDArray[Any] | Painted, scan: Volume, classes: list[str]
+) -> Painted:
+    if isinstance(corrections, Painted):
+        painted = corrections
+    else:
+        from scipy import ndimage
+
+        check_corrections(corrections, scan.geometry.shape, classes)
+        voxels = np.argwhere(corrections)
+        values = corrections[tuple(voxels.T)].astype(np.intp)
+        values[values == np.iinfo(corrections.dtype).max] = 0
+        strokes = np.zeros(len(values), np.intp)
+        found = 0
+        for value in np.unique(values):  # touching voxels of one class are a stroke
+            part = np.zeros(corrections.shape, bool)
+            part[tuple(voxels[values == value].T)] = True
+            parts, count = ndimage.label(part, np.ones((3, 3, 3)))
+            strokes[values == value] = found + parts[tuple(voxels[values == value].T)] - 1
+            found += count
+        painted = Painted(voxels, values, strokes)
+    if not len(painted.voxels):
+        raise InputError("nothing is painted yet; paint a stroke where the mask is wrong")
+    return painted
+
+
+def _on_grid(voxels: npt.NDArray[np.intp], placement: Placement) -> npt.NDArray[np.intp]:
+    """Voxels (N, 3) of the scan's array as those of the model's grid that hold them."""
+    turned = placement.scan.reorient(placement.reorientation)
+    index = turned.to_index(placement.scan.to_world(voxels))
+    step = np.linalg.solve(placement.grid.affine, placement.turned.affine)
+    moved = np.rint(index @ step[:3, :3].T + step[:3, 3]).astype(np.intp)
+    return np.clip(moved, 0, np.array(placement.grid.shape) - 1)
+
+
+def _same(placement: Placement) -> bool:
+    return placement.reorientation.is_identity
