@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from napari_attention3d.attention import attention_column, attention_row
+from napari_attention3d.attention import attention_column, attention_row, rows
+from napari_attention3d.attention.rows import (
+    attention_received,
+    attention_to,
+    strongest_targets,
+)
 from napari_attention3d.networks.self_attention import PositionAttention
 
 GRID = (4, 5, 6)
@@ -80,3 +85,45 @@ def test_outside_is_refused():
             ask(record, (4, 0, 0))
         with pytest.raises(IndexError, match="outside the grid"):
             ask(record, (-1, 0, 0))
+
+
+CONFIGS = [{}, {"kv_pool": (2, 2, 3)}, {"window": (2, 3, 4)}]
+
+
+def all_rows(record):
+    """(N, N) of the rows, one by one."""
+    places = list(np.ndindex(*GRID))
+    return torch.stack([attention_row(record, place, batch=1).flatten() for place in places])
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_shares_that_fall_on_a_set_are_sums_of_the_rows(config):
+    record = kept(**config)
+    target = torch.rand(GRID)
+    expected = all_rows(record) @ target.flatten()
+    found = attention_to(record, target, batch=1)
+    np.testing.assert_allclose(found.flatten(), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_what_is_received_is_the_mean_of_the_rows(config, monkeypatch):
+    monkeypatch.setattr(rows, "PAIRS_AT_ONCE", 500)  # several slabs
+    record = kept(**config)
+    expected = all_rows(record).mean(0)
+    np.testing.assert_allclose(attention_received(record, batch=1).flatten(), expected, atol=1e-7)
+
+
+def test_strongest_targets_are_cells_with_their_whole_share():
+    record = kept(kv_pool=(2, 2, 3))
+    places, shares = strongest_targets(record, (1, 2, 3), 4, batch=1)
+    matrix = dense(record, 1)[number((1, 2, 3))]
+    expected, order = matrix.topk(4)
+    np.testing.assert_allclose(shares, expected, atol=1e-6)
+    cell = np.stack(np.unravel_index(order.numpy(), (2, 3, 2)), 1)
+    sizes = np.minimum((cell + 1) * (2, 2, 3), GRID) - cell * (2, 2, 3)
+    np.testing.assert_allclose(places, cell * (2, 2, 3) + (sizes - 1) / 2)
+
+
+def test_a_target_on_another_grid_is_refused():
+    with pytest.raises(ValueError, match="does not lie on the grid"):
+        attention_to(kept(), torch.ones(2, 2, 2))
