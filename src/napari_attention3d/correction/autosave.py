@@ -2,23 +2,25 @@
 
 ::
 
-    session.json            scan, classes; written once
+    session.json            scan, classes; written once, with what is in start/
+    start/                  probabilities.zarr, model.safetensors, if there were any
     current.json            the round that is shown
     strokes/000000.safetensors   one file per stroke, in order
-    approval.zarr           what was approved
-    rounds/000001/          labels.zarr, probabilities.zarr (uint8, 255 is 1),
-                            weights.safetensors (if a network was trained), round.json
+    approval/000000.zarr    what was approved; the highest number holds
+    rounds/000001/          round.json, labels.zarr, probabilities.zarr (before smoothing),
+                            weights.safetensors and network.zarr (if a network was trained)
 
-Every file and folder appears by a rename, so a killed program loses at most what it was
-just writing.
+Probabilities are uint8, 255 is 1. Every file and folder appears by a rename and goes by
+one, so a killed program loses at most what it was just writing.
 """
 
 from __future__ import annotations
 
 import json
+import secrets
 import shutil
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,30 +31,18 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from ..errors import InputError
+from ..models.store import Model, load_model, save_model
 from ..volumes.atomic import atomic_folder, atomic_path
 from ..volumes.volume import Volume
+from .learn import NetworkState, Previous
 from .merge import Approval
+from .rounds import Round, RoundRecord
 from .strokes import Stroke
 
-__all__ = ["About", "Autosave", "RoundRecord", "SavedRound"]
+__all__ = ["About", "Autosave"]
 
 FORMAT = 1
 Labels = npt.NDArray[Any]
-
-
-@dataclass
-class RoundRecord:
-    """What one knows of a round, see `learn.Learned`."""
-
-    number: int
-    strokes: int
-    seconds: float = 0.0
-    score: float | None = None
-    before: float | None = None
-    drift: float | None = None
-    lost: bool = False
-    flipped: int = 0
-    warnings: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -62,16 +52,6 @@ class About:
     scan: str
     shape: tuple[int, ...]
     classes: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class SavedRound:
-    """A round as read back."""
-
-    record: RoundRecord
-    labels: Labels
-    probabilities: npt.NDArray[np.float32] | None
-    weights: dict[str, Any] | None
 
 
 class Autosave:
@@ -91,13 +71,20 @@ class Autosave:
         """Whether there is something to resume."""
         return (Path(folder) / "session.json").is_file()
 
-    def begin(self, scan: Volume, classes: tuple[str, ...], labels: Labels) -> None:
+    def begin(
+        self,
+        scan: Volume,
+        classes: Sequence[str],
+        labels: Labels,
+        probabilities: npt.NDArray[Any] | None = None,
+        model: Model | None = None,
+    ) -> None:
         """Make the folder, with the mask to start from as round 0.
 
         Raises
         ------
         InputError
-            If it holds a session already.
+            If it holds a session already, or anything else.
         OutputError
             If it can't be written.
         """
@@ -105,6 +92,8 @@ class Autosave:
             raise InputError(
                 f"{self.folder} holds a session already; resume it or choose another folder"
             )
+        if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
+            raise InputError(f"{self.folder} is not empty; choose a new folder for the session")
         about = {
             "format": FORMAT,
             "scan": scan.name,
@@ -114,9 +103,14 @@ class Autosave:
             "classes": list(classes),
         }
         with atomic_folder(self.folder) as folder:
-            (folder / "strokes").mkdir()
-            (folder / "rounds").mkdir()
-            _write_round(folder / "rounds" / _number(0), RoundRecord(0, 0), labels, None, None)
+            for name in ("strokes", "rounds", "approval", "start"):
+                (folder / name).mkdir()
+            first = Round(RoundRecord(0, 0, "start"), labels, None)
+            _write_round(folder / "rounds" / _number(0), first, new_network=False)
+            if probabilities is not None:
+                _save(folder / "start" / "probabilities.zarr", _shares(probabilities))
+            if model is not None:
+                save_model(folder / "start" / "model.safetensors", model.network, model.card)
             (folder / "current.json").write_text(json.dumps({"current": 0}))
             (folder / "session.json").write_text(json.dumps(about, indent=1))
 
@@ -142,16 +136,40 @@ class Autosave:
             )
         return about
 
-    def add_stroke(self, index: int, stroke: Stroke) -> None:
+    def start_probabilities(self) -> npt.NDArray[np.float16] | None:
+        """What the model said at the start, or None."""
+        path = self.folder / "start" / "probabilities.zarr"
+        return _load_shares(path, np.float16) if path.exists() else None
+
+    def start_model(self) -> Model | None:
+        """The model as it was at the start, or None."""
+        path = self.folder / "start" / "model.safetensors"
+        return load_model(path) if path.exists() else None
+
+    # strokes and approvals
+
+    def add_stroke(self, stroke: Stroke) -> None:
         """Append a stroke."""
-        payload = save({"voxels": stroke.voxels, "values": np.ascontiguousarray(stroke.values)})
-        target = self.folder / "strokes" / f"{_number(index)}.safetensors"
-        with atomic_path(target) as path:
+        # safetensors writes the buffer as it lies in memory
+        payload = save(
+            {
+                "voxels": np.ascontiguousarray(stroke.voxels),
+                "values": np.ascontiguousarray(stroke.values),
+            }
+        )
+        folder = self.folder / "strokes"
+        with atomic_path(folder / f"{_number(_next(folder))}.safetensors") as path:
             path.write_bytes(payload)
 
     def strokes(self) -> Iterator[Stroke]:
-        """All strokes that were finished, in order."""
-        for path in sorted((self.folder / "strokes").glob("[0-9]*.safetensors")):
+        """All strokes that were finished, in order.
+
+        Raises
+        ------
+        InputError
+            If a file is damaged.
+        """
+        for path in _numbered(self.folder / "strokes"):
             try:
                 stored = load_file(path)
                 yield Stroke(stored["voxels"], stored["values"])
@@ -160,50 +178,62 @@ class Autosave:
 
     def approve(self, approval: Approval) -> None:
         """Save what is approved."""
-        both = np.stack((approval.voxels.astype(approval.labels.dtype), approval.labels))
-        with atomic_folder(self.folder / "approval.zarr") as path:
-            _save(path / "a.zarr", both)
+        folder = self.folder / "approval"
+        old, number = _numbered(folder), _next(folder)
+        known = np.where(approval.voxels, approval.labels.astype(np.int32) + 1, 0)
+        with atomic_folder(folder / f"{_number(number)}.zarr") as path:
+            _save(path / "a", known.astype(np.uint32))
+        for path in old:
+            _remove(path)
 
     def approval(self) -> Approval | None:
         """What is approved, or None."""
-        path = self.folder / "approval.zarr" / "a.zarr"
-        if not path.exists():
+        found = _numbered(self.folder / "approval")
+        if not found:
             return None
-        both = _load(path)
-        return Approval(both[0].astype(bool), both[1])
+        known = _load(found[-1] / "a")
+        voxels = known > 0
+        labels = np.where(voxels, known - 1, 0)
+        return Approval(voxels, labels.astype(np.uint16)) if voxels.any() else None
 
-    def add_round(
-        self,
-        record: RoundRecord,
-        labels: Labels,
-        probabilities: npt.NDArray[np.float32],
-        weights: dict[str, Any] | None,
-    ) -> None:
-        """Save a round and make it current; those after it are removed."""
-        for path in self._round_folders():
-            if int(path.name) >= record.number:
-                shutil.rmtree(path, ignore_errors=True)
-        with atomic_folder(self.folder / "rounds" / _number(record.number)) as folder:
-            _write_round(folder, record, labels, probabilities, weights)
-        self.set_current(record.number)
+    # rounds
 
-    def rounds(self) -> list[SavedRound]:
-        """All whole rounds in order, as far as none is missing."""
-        found: list[SavedRound] = []
-        for path in self._round_folders():
+    def add_round(self, made: Round, *, new_network: bool) -> None:
+        """Save a round and make it current; those after it are removed.
+
+        Parameters
+        ----------
+        made
+            The round.
+        new_network
+            Whether its network was trained in it, and not in an earlier round.
+        """
+        number = made.record.number
+        for path in reversed(_numbered(self.folder / "rounds")):
+            if int(path.name) >= number:
+                _remove(path)
+        with atomic_folder(self.folder / "rounds" / _number(number)) as folder:
+            _write_round(folder, made, new_network=new_network)
+        self.set_current(number)
+
+    def rounds(self) -> list[Round]:
+        """All rounds in order, as far as none is missing.
+
+        Raises
+        ------
+        InputError
+            If not even the first one can be read.
+        """
+        found: list[Round] = []
+        networks: dict[int | None, NetworkState | None] = {None: None}
+        for path in _numbered(self.folder / "rounds"):
             if int(path.name) != len(found):
                 break
-            record = RoundRecord(**json.loads((path / "round.json").read_text()))
-            shares = path / "probabilities.zarr"
-            weights = path / "weights.safetensors"
-            found.append(
-                SavedRound(
-                    record,
-                    _load(path / "labels.zarr"),
-                    _load(shares).astype(np.float32) / 255 if shares.exists() else None,
-                    load_file(weights) if weights.exists() else None,
-                )
-            )
+            made = _read_round(path)
+            if made.network is not None:
+                networks[made.record.number] = made.network
+            network = networks.get(made.record.network)
+            found.append(Round(made.record, made.labels, made.state, None, network))
         if not found:
             raise InputError(f"{self.folder} has lost its first round; start a new session")
         return found
@@ -217,31 +247,68 @@ class Autosave:
         """The round that is shown."""
         return int(json.loads((self.folder / "current.json").read_text())["current"])
 
-    def _round_folders(self) -> list[Path]:
-        folders = (self.folder / "rounds").glob("[0-9]*")
-        return sorted(p for p in folders if p.name.isdigit() and (p / "round.json").is_file())
-
 
 def _number(index: int) -> str:
     return f"{index:06d}"
 
 
-def _write_round(
-    folder: Path,
-    record: RoundRecord,
-    labels: Labels,
-    probabilities: npt.NDArray[np.float32] | None,
-    weights: dict[str, Any] | None,
-) -> None:
+def _numbered(folder: Path) -> list[Path]:
+    """Finished files or folders, in order; what was just being written begins with a dot."""
+    return sorted(p for p in folder.glob("[0-9]*") if p.name.split(".")[0].isdigit())
+
+
+def _next(folder: Path) -> int:
+    found = _numbered(folder)
+    return int(found[-1].name.split(".")[0]) + 1 if found else 0
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder such that it is whole or gone, never half there."""
+    aside = folder.with_name(f".gone-{secrets.token_hex(6)}")
+    folder.rename(aside)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _write_round(folder: Path, made: Round, *, new_network: bool) -> None:
     folder.mkdir(exist_ok=True)
-    _save(folder / "labels.zarr", labels)
-    if probabilities is not None:
-        shares = np.rint(np.clip(probabilities, 0, 1) * 255).astype(np.uint8)
-        _save(folder / "probabilities.zarr", shares)
-    if weights is not None:
-        arrays = {k: np.ascontiguousarray(v) for k, v in weights.items()}
+    _save(folder / "labels.zarr", made.labels)
+    if made.state is not None:
+        _save(folder / "probabilities.zarr", _shares(made.state.probabilities))
+    if made.network is not None and new_network:
+        arrays = {k: np.ascontiguousarray(v) for k, v in made.network.weights.items()}
         (folder / "weights.safetensors").write_bytes(save(arrays))
-    (folder / "round.json").write_text(json.dumps(asdict(record)))
+        _save(folder / "network.zarr", _shares(made.network.probabilities))
+    (folder / "round.json").write_text(json.dumps(asdict(made.record)))
+
+
+def _read_round(folder: Path) -> Round:
+    record = RoundRecord(**json.loads((folder / "round.json").read_text()))
+    shares, weights = folder / "probabilities.zarr", folder / "weights.safetensors"
+    state = network = None
+    if shares.exists():
+        state = Previous(_load_shares(shares, np.float32), record.strokes)
+    if weights.exists():
+        network = NetworkState(
+            load_file(weights), _load_shares(folder / "network.zarr", np.float16)
+        )
+    return Round(record, _load(folder / "labels.zarr"), state, None, network)
+
+
+def _shares(probabilities: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    """Class by class, so that no float copy of all is made."""
+    out = np.empty(probabilities.shape, np.uint8)
+    for k in range(len(out)):
+        share = np.asarray(probabilities[k], dtype=np.float32)
+        out[k] = np.rint(np.clip(share, 0, 1) * 255)
+    return out
+
+
+def _load_shares(path: Path, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+    stored = _load(path)
+    out = np.empty(stored.shape, dtype)
+    for k in range(len(out)):
+        out[k] = stored[k].astype(np.float32) / 255
+    return out
 
 
 def _save(path: Path, array: npt.NDArray[Any]) -> None:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from ..errors import InputError
 
-__all__ = ["background_value", "check_corrections", "empty_corrections"]
+__all__ = ["background_value", "check_corrections", "class_type", "empty_corrections"]
 
 
 def background_value(dtype: npt.DTypeLike) -> int:
@@ -27,9 +27,14 @@ def background_value(dtype: npt.DTypeLike) -> int:
     return int(np.iinfo(dtype).max)
 
 
+def class_type(classes: int) -> np.dtype[Any]:
+    """Smallest type of masks and corrections for so many classes, background included."""
+    return np.dtype(np.uint8 if classes < 256 else np.uint16)
+
+
 def empty_corrections(shape: Sequence[int], classes: int) -> npt.NDArray[Any]:
     """Corrections ``(Z, Y, X)`` with nothing painted, of the smallest type for `classes`."""
-    return np.zeros(tuple(shape), np.uint8 if classes < 256 else np.uint16)
+    return np.zeros(tuple(shape), class_type(classes))
 
 
 def check_corrections(

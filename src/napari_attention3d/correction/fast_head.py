@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,9 @@ from ..errors import InputError
 from .features import ScanFeatures
 from .forest import StrokeForest
 from .smooth import Edges, random_walk, scan_edges
-from .strokes import Painted
+from .strokes import Painted, thinned
 
-__all__ = ["FastHead"]
+__all__ = ["FastHead", "Scorer"]
 
 TREES = 100
 SCORING_TREES = 40
@@ -27,6 +28,20 @@ SURE = 0.8
 
 Probabilities = npt.NDArray[np.float32]
 Voxels = npt.NDArray[np.intp]
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """A forest that has not seen the strokes that are held back, and its head."""
+
+    head: FastHead
+    forest: StrokeForest
+
+    def accuracy(self, painted: Painted) -> float:
+        """Mean over classes of the share of voxels that it gets right."""
+        values = painted.values
+        right = self.head.classify(self.forest, painted.voxels) == values
+        return float(np.mean([right[values == v].mean() for v in np.unique(values)]))
 
 
 class FastHead:
@@ -69,6 +84,7 @@ class FastHead:
         InputError
             If fewer than two classes are painted and there is no prior.
         """
+        painted = thinned(painted, seed)
         voxels, values, strokes = painted.voxels, painted.values, painted.strokes
         weights = np.ones(len(values))
         if self.prior is not None:
@@ -84,38 +100,49 @@ class FastHead:
         forest = StrokeForest(TREES, self.threads, seed)
         return forest.fit(self._inputs(voxels), values, strokes, weights)
 
-    def score(self, painted: Painted, held: npt.NDArray[np.bool_]) -> StrokeForest:
-        """Grow a small forest that has not seen the strokes that are held back."""
-        seen = painted.pick(~held)
+    def scorer(self, painted: Painted, held: npt.NDArray[np.bool_]) -> Scorer:
+        """Grow a small forest that has not seen the voxels `held` (N,)."""
+        seen = thinned(painted.pick(~held))
         forest = StrokeForest(SCORING_TREES, self.threads)
-        return forest.fit(self._inputs(seen.voxels), seen.values, seen.strokes)
+        return Scorer(self, forest.fit(self._inputs(seen.voxels), seen.values, seen.strokes))
 
-    def accuracy(self, forest: StrokeForest, painted: Painted) -> float:
-        """Mean over classes of the share of voxels that a forest gets right."""
-        values = painted.values
-        found = forest.probabilities(self._inputs(painted.voxels), self.classes)
-        right = found.argmax(0) == values
-        return float(np.mean([right[values == v].mean() for v in np.unique(values)]))
+    def classify(self, forest: StrokeForest, voxels: Voxels) -> npt.NDArray[np.intp]:
+        """Most probable classes (N,) of voxels (N, 3)."""
+        found = forest.probabilities(self._inputs(voxels), self.classes)
+        return np.asarray(found.argmax(0))
 
     def probabilities(
-        self, forest: StrokeForest, focus: int = 0
+        self,
+        forest: StrokeForest,
+        focus: int = 0,
+        box: tuple[slice, slice, slice] | None = None,
     ) -> Iterator[tuple[int, Probabilities]]:
         """Predict slab by slab along z, those near plane `focus` first.
+
+        Parameters
+        ----------
+        forest
+            From `fit`.
+        focus
+            Plane of this grid.
+        box
+            The part to predict, with starts and stops; None: everything.
 
         Yields
         ------
         tuple
-            First plane, and (K, z, Y, X).
+            First plane, and (K, z, y, x) of the box's part.
         """
-        depth, height, width = self.features.shape
-        step = max(1, SLAB_VOXELS // (height * width))
-        starts = range(0, depth, step)
+        planes, rows, columns = box or tuple(slice(0, n) for n in self.features.shape)
+        size = (rows.stop - rows.start, columns.stop - columns.start)
+        step = max(1, SLAB_VOXELS // (size[0] * size[1]))
+        starts = range(planes.start, planes.stop, step)
         for first in sorted(starts, key=lambda z: abs(z + (step - 1) / 2 - focus)):
-            last = min(depth, first + step)
-            grid = np.indices((last - first, height, width)).reshape(3, -1).T
-            grid[:, 0] += first
+            depth = min(planes.stop, first + step) - first
+            grid = np.indices((depth, *size)).reshape(3, -1).T
+            grid += (first, rows.start, columns.start)
             found = forest.probabilities(self._inputs(grid), self.classes)
-            yield first, found.reshape(self.classes, last - first, height, width)
+            yield first, found.reshape(self.classes, depth, *size)
 
     def smooth(self, probabilities: Probabilities, voxels: Voxels, values: Voxels) -> Probabilities:
         """Make probabilities (K, Z, Y, X) follow the scan's edges and the strokes."""

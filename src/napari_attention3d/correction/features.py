@@ -58,7 +58,7 @@ class ScanFeatures:
 def voxel_ratio(spacing: Sequence[float]) -> npt.NDArray[np.float64]:
     """Voxel size (z, y, x) over the smallest of them, at most 8."""
     sizes = np.asarray(spacing, dtype=float)
-    return np.minimum(sizes / sizes.min(), 8.0)
+    return np.asarray(np.minimum(sizes / sizes.min(), 8.0))
 
 
 def scaled(array: npt.NDArray[Any]) -> Array:

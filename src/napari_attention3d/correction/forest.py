@@ -55,7 +55,9 @@ class StrokeForest:
         weights
             (N,) how much a voxel counts; None: all the same.
         """
-        _, strokes = np.unique(strokes, return_inverse=True)
+        # a stroke of several classes (an edited mask) counts as one of each
+        both = strokes * (values.max() + 1) + values
+        _, strokes = np.unique(both, return_inverse=True)
         self.classes = np.unique(values)
         base = np.ones(len(values)) if weights is None else weights
         # one class per stroke decides whether a draw has them all

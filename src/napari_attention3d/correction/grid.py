@@ -57,7 +57,7 @@ class WorkGrid:
 
     def blocks_of(self, voxels: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
         """Blocks (N, 3) that hold the voxels (N, 3)."""
-        return voxels // np.array(self.factors)
+        return np.asarray(voxels // np.array(self.factors))
 
     def expand(
         self, array: npt.NDArray[np.float32], first: int, last: int

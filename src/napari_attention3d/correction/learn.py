@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,14 +12,16 @@ import numpy.typing as npt
 
 from ..errors import InputError
 from ..progress import Job, Progress
-from .fast_head import FastHead
+from .fast_head import FastHead, Scorer
 from .grid import WorkGrid
 from .strokes import Painted
 
-__all__ = ["Learned", "Patch", "Previous", "learn_job"]
+__all__ = ["Learned", "NetworkState", "Patch", "Previous", "judge", "learn_job"]
 
-MEMORY = 0.5
-"""How much of the previous round's probabilities a round keeps."""
+PRIOR = 0.5
+"""How much of a model's probabilities the first round keeps."""
+NEW = 2
+"""How many times a new stroke counts as much as an earlier one, see `_memory`."""
 ENOUGH_STROKES = 12
 """Strokes from which on every fifth one is held back for the score."""
 TOLERANCE = 0.02
@@ -54,12 +56,31 @@ class Previous:
     ----------
     probabilities
         (K, z, y, x) on the work grid, before smoothing.
+    strokes
+        How many it had learned from.
     scorer
-        A forest that did not see the strokes that were held back, or None.
+        Tells how well it does on strokes that it did not see; None below 12 strokes.
     """
 
     probabilities: npt.NDArray[np.float32]
-    scorer: Any = None
+    strokes: int
+    scorer: Scorer | None = None
+
+
+@dataclass(frozen=True)
+class NetworkState:
+    """A network that was trained in a round.
+
+    Attributes
+    ----------
+    weights
+        By name, arrays on the CPU.
+    probabilities
+        (K, Z, Y, X) float16, what it says about the scan.
+    """
+
+    weights: dict[str, npt.NDArray[Any]]
+    probabilities: npt.NDArray[np.float16]
 
 
 @dataclass
@@ -86,6 +107,14 @@ class Learned:
         Whether this round looks worse than the one before.
     warnings
         In words.
+    kind
+        "fast", or "network" if one was trained.
+    network
+        What was trained; None: the network is as before.
+    losses
+        Of the network's training, step by step.
+    reason
+        Why the training stopped: "plateau", "time" or "steps".
     """
 
     labels: npt.NDArray[Any]
@@ -98,6 +127,10 @@ class Learned:
     drift: float | None = None
     lost: bool = False
     warnings: list[str] = field(default_factory=list)
+    kind: str = "fast"
+    network: NetworkState | None = None
+    losses: list[float] = field(default_factory=list)
+    reason: str = ""
 
 
 def learn_job(
@@ -108,7 +141,9 @@ def learn_job(
     *,
     detail: npt.NDArray[Any] | None = None,
     focus: int = 0,
+    region: Sequence[Sequence[int]] | None = None,
     merge: Callable[[npt.NDArray[Any], int], npt.NDArray[Any]] | None = None,
+    compare: Previous | None = None,
 ) -> Job[Learned]:
     """Learn from all strokes and predict everything, the viewed planes first.
 
@@ -121,15 +156,20 @@ def learn_job(
     painted
         On the scan's grid.
     previous
-        Of the round before; half of its probabilities are kept, so that one round's
+        Of the round before; a part of its probabilities is kept, so that one round's
         strokes can't overturn all that the earlier ones taught.
     detail
         (K, Z, Y, X) a model's probabilities on the scan's own grid. On a coarser work grid
         only what the head changes about them is interpolated.
     focus
         Plane of the scan that is looked at.
+    region
+        Index ranges ((z0, z1), (y0, y1), (x0, x1)) of the scan to predict; elsewhere the
+        round before (or the model) holds. None, or nothing to hold: everything.
     merge
         Puts strokes and approvals over the labels of a slab that starts at a plane.
+    compare
+        What to measure against, where it is not `previous`.
 
     Yields
     ------
@@ -147,28 +187,45 @@ def learn_job(
     yield Progress(0, 0, f"Learning from {painted.count} strokes")
     placed = replace(painted, voxels=grid.blocks_of(painted.voxels))
     forest = head.fit(placed)
-    planes = head.features.shape[0]
-    raw = np.zeros((head.classes, *head.features.shape), np.float32)
-    start = previous.probabilities if previous is not None else head.prior
+    start, memory = head.prior, PRIOR
+    if previous is not None:
+        start, memory = previous.probabilities, _memory(previous.strokes, painted.count)
+    raw = np.zeros((head.classes, *grid.work_shape), np.float32) if start is None else start.copy()
+    box = _box(grid, region if start is not None else None)
     finish = _Finisher(head, grid, detail, merge)
-    done = 0
-    for first, slab in head.probabilities(forest, focus // grid.factors[0]):
+    planes, done = box[0].stop - box[0].start, 0
+    for first, slab in head.probabilities(forest, focus // grid.factors[0], box):
         last = first + slab.shape[1]
         if start is not None:
-            slab = MEMORY * start[:, first:last] + (1 - MEMORY) * slab
-        raw[:, first:last] = slab
-        quick = Patch(first, finish.labels(raw, first, last), False) if not done else None
-        if quick is not None:
-            quick = Patch(first * grid.factors[0], quick.labels, False)
+            slab = memory * start[:, first:last, box[1], box[2]] + (1 - memory) * slab
+        raw[:, first:last, box[1], box[2]] = slab
+        quick = None
+        if not done:
+            quick = Patch(first * grid.factors[0], finish.labels(raw, first, last), False)
         done += last - first
         yield Progress(done, planes, "Predicting", quick)
     shown = head.smooth(raw, placed.voxels, placed.values)
     yield Progress(planes, planes, "Following the edges")
-    labels = finish.labels(shown, 0, planes, merged=False)
-    result = Learned(labels, Previous(raw), shown, painted.count, 0.0)
-    _judge(result, head, placed, previous)
+    labels = finish.labels(shown, 0, grid.work_shape[0], merged=False)
+    result = Learned(labels, Previous(raw, painted.count), shown, painted.count, 0.0)
+    judge(result, head, placed, compare or previous)
     result.seconds = time.perf_counter() - begin
     return result
+
+
+def _memory(before: int, now: int) -> float:
+    """How much of the previous round's probabilities stays, where strokes were added."""
+    return before / (before + NEW * max(1, now - before))
+
+
+def _box(grid: WorkGrid, region: Sequence[Sequence[int]] | None) -> tuple[slice, slice, slice]:
+    """Blocks that hold a region of the scan."""
+    whole = [(0, n) for n in grid.shape]
+    z, y, x = (
+        slice(int(a) // f, -(-int(b) // f))
+        for (a, b), f in zip(region or whole, grid.factors, strict=True)
+    )
+    return z, y, x
 
 
 class _Finisher:
@@ -215,22 +272,34 @@ class _Finisher:
         return (np.log(detail + 0.01) + self.grid.expand(change, z, end)).argmax(0)
 
 
-def _judge(
+def judge(
     result: Learned,
     head: FastHead,
     painted: Painted,
     previous: Previous | None,
 ) -> None:
-    """Score on held-back strokes; before there are enough, how much else has moved."""
+    """Score a result on held-back strokes; before there are enough, by how much else moved.
+
+    Parameters
+    ----------
+    result
+        Gets its scores and warnings.
+    head
+        That made it.
+    painted
+        On the work grid.
+    previous
+        To compare with.
+    """
     raw = result.state.probabilities
     before = previous.probabilities if previous is not None else head.prior
     held = painted.held_back
     if painted.count >= ENOUGH_STROKES and held.any() and len(np.unique(painted.values)) > 1:
-        scorer = head.score(painted, held)
-        result.score = head.accuracy(scorer, painted.pick(held))
-        result.state = Previous(raw, scorer)
+        scorer = head.scorer(painted, held)
+        result.score = scorer.accuracy(painted.pick(held))
+        result.state = Previous(raw, painted.count, scorer)
         if previous is not None and previous.scorer is not None:
-            result.before = head.accuracy(previous.scorer, painted.pick(held))
+            result.before = previous.scorer.accuracy(painted.pick(held))
             result.lost = result.score < result.before - TOLERANCE
     if before is not None:
         sure = before.max(0) > CONFIDENT

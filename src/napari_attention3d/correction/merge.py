@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from .encoding import background_value
 
-__all__ = ["Approval", "flipped", "mask_edits", "merge"]
+__all__ = ["Approval", "approved_too", "flipped", "mask_edits", "merge"]
 
 Labels = npt.NDArray[Any]
 
@@ -68,20 +68,23 @@ def flipped(predicted: Labels, approval: Approval | None) -> npt.NDArray[np.intp
     return np.argwhere(approval.voxels & (predicted != approval.labels))
 
 
-def mask_edits(written: Labels, edited: Labels, corrections: Labels) -> Labels:
-    """Corrections with direct edits of the mask added.
+def mask_edits(written: Labels, edited: Labels) -> tuple[npt.NDArray[np.intp], Labels]:
+    """Direct edits of a mask: changed voxels (N, 3) and what they are now; an eraser leaves 0.
 
     Parameters
     ----------
     written
         The mask as we last wrote it (Z, Y, X).
     edited
-        The mask as it is now; an eraser leaves 0.
-    corrections
-        What is painted already; not changed.
+        The mask as it is now.
     """
-    result = corrections.copy()
-    changed = written != edited
-    values = edited[changed]
-    result[changed] = np.where(values == 0, background_value(corrections.dtype), values)
-    return result
+    voxels = np.argwhere(written != edited)
+    return voxels, edited[tuple(voxels.T)]
+
+
+def approved_too(old: Approval | None, voxels: npt.NDArray[np.bool_], shown: Labels) -> Approval:
+    """Approval that keeps `shown` at `voxels`, besides what was approved before."""
+    if old is None:
+        return Approval(voxels.copy(), shown.copy())
+    labels = np.where(voxels, shown, old.labels).astype(shown.dtype)
+    return Approval(old.voxels | voxels, labels)

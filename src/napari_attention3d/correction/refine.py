@@ -29,6 +29,7 @@ from torch.nn import functional as nnf
 from ..errors import InputError, OutOfMemory
 from ..inference.device import choose_device
 from ..inference.preprocess import Placement, Preprocessor
+from ..inference.resample import resample
 from ..models.store import Model
 from ..networks.norm import clear_calibration
 from ..progress import Job, Progress
@@ -53,7 +54,7 @@ class RefineOptions:
     Attributes
     ----------
     seconds, steps
-        Most of each.
+        Most of each that the training takes.
     learning_rate
         Of AdamW.
     keep
@@ -133,8 +134,8 @@ def refine_job(
     options
         See `RefineOptions`.
     teacher
-        (K, Z, Y, X) probabilities on the scan's grid to keep to where nothing is painted,
-        for a model that takes the scan as it is; None: the model's own.
+        (K, Z, Y, X) probabilities on the scan's grid to keep to where nothing is painted;
+        None: the model's own.
 
     Yields
     ------
@@ -172,8 +173,8 @@ def _refine(
     yield Progress(0, options.steps, "Preparing the scan")
     prepared = Preprocessor(model.card).prepare(scan)
     voxels = _on_grid(painted.voxels, prepared.placement)
-    if teacher is not None and (prepared.placement.is_resampled or not _same(prepared.placement)):
-        raise InputError("probabilities to keep to need a model that takes the scan as it is")
+    if teacher is not None:
+        teacher = _turned(teacher, prepared.placement)
     learner = working_copy(model)
     device = choose_device(options.device).device
     network = learner.network.to(device)
@@ -183,7 +184,7 @@ def _refine(
     result = Refined(learner, [], 0.0)
     if held.any():
         result.before = pool.accuracy(model.network, held)
-    yield from _train(network, pool, options, result, begin)
+    yield from _train(network, pool, options, result)
     network.eval().requires_grad_(False)
     if held.any():
         result.score = pool.accuracy(network, held)
@@ -193,9 +194,8 @@ def _refine(
     return result
 
 
-def _train(
-    network: Any, pool: _Pool, options: RefineOptions, result: Refined, begin: float
-) -> Job[None]:
+def _train(network: Any, pool: _Pool, options: RefineOptions, result: Refined) -> Job[None]:
+    begin = time.perf_counter()
     network.train()
     for module in network.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
@@ -365,8 +365,14 @@ def _on_grid(voxels: npt.NDArray[np.intp], placement: Placement) -> npt.NDArray[
     index = turned.to_index(placement.scan.to_world(voxels))
     step = np.linalg.solve(placement.grid.affine, placement.turned.affine)
     moved = np.rint(index @ step[:3, :3].T + step[:3, 3]).astype(np.intp)
-    return np.clip(moved, 0, np.array(placement.grid.shape) - 1)
+    return np.asarray(np.clip(moved, 0, np.array(placement.grid.shape) - 1))
 
 
-def _same(placement: Placement) -> bool:
-    return placement.reorientation.is_identity
+def _turned(teacher: npt.NDArray[Any], placement: Placement) -> npt.NDArray[np.float16]:
+    """Probabilities (K, Z, Y, X) of the scan on the model's grid; a class at a time."""
+    out = np.empty((len(teacher), *placement.grid.shape), np.float16)
+    for k in range(len(teacher)):
+        share = np.asarray(placement.reorientation.apply(teacher[k]), dtype=np.float32)
+        x = torch.from_numpy(np.ascontiguousarray(share))[None]
+        out[k] = resample(x, placement.turned, placement.grid)[0].numpy()
+    return out

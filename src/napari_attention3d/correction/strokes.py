@@ -9,12 +9,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..errors import InputError
 from .encoding import background_value, check_corrections, empty_corrections
 
-__all__ = ["Painted", "Stroke", "Strokes"]
+__all__ = ["Painted", "Stroke", "Strokes", "thinned"]
 
 HELD_BACK = 5
 """Every fifth stroke is kept back for scoring."""
+MOST_PER_STROKE = 1000
+"""Voxels of one stroke that a forest learns from."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,21 @@ class Painted:
         return np.asarray(held & ~np.isin(self.values, list(lonely)))
 
 
+def thinned(painted: Painted, seed: int = 0) -> Painted:
+    """Leave at most 1000 voxels of each stroke: a filled region must not outvote the rest."""
+    _, place, counts = np.unique(painted.strokes, return_inverse=True, return_counts=True)
+    if not len(counts) or counts.max() <= MOST_PER_STROKE:
+        return painted
+    share = np.minimum(1.0, MOST_PER_STROKE / counts)[place]
+    chosen = np.random.default_rng(seed).random(len(share)) < share
+    chosen[
+        np.unique(painted.strokes * (1 + painted.values.max()) + painted.values, return_index=True)[
+            1
+        ]
+    ] = True
+    return painted.pick(chosen)
+
+
 @dataclass
 class Strokes:
     """All strokes on one scan, and the corrections they add up to.
@@ -109,6 +127,31 @@ class Strokes:
         if not len(voxels):
             return None
         return Stroke(voxels, corrections[tuple(voxels.T)].astype(self.corrections.dtype))
+
+    def checked(self, voxels: npt.NDArray[Any], values: npt.NDArray[Any] | int) -> Stroke:
+        """Build a stroke from voxels (N, 3) and values as in the corrections (0: erase).
+
+        Raises
+        ------
+        InputError
+            If a voxel is outside the scan, or a value is no class.
+        """
+        voxels = np.asarray(voxels, dtype=np.int64).reshape(-1, 3)
+        numbers = np.broadcast_to(np.asarray(values, dtype=np.int64), (len(voxels),))
+        outside = (voxels < 0).any(axis=1) | (voxels >= np.array(self.shape)).any(axis=1)
+        if outside.any():
+            raise InputError(
+                f"a stroke leaves the scan: voxel {tuple(voxels[outside][0].tolist())} is outside "
+                f"{self.shape}; paint on a layer made for this scan"
+            )
+        marker = background_value(self.corrections.dtype)
+        odd = (numbers < 0) | ((numbers >= len(self.classes)) & (numbers != marker))
+        if odd.any():
+            raise InputError(
+                f"a stroke has the label {int(numbers[odd][0])}, but the classes are 1 to "
+                f"{len(self.classes) - 1} ({marker} is background); choose one of them"
+            )
+        return Stroke(voxels.astype(np.int32), numbers.astype(self.corrections.dtype))
 
     def add(self, stroke: Stroke) -> None:
         """Paint; a later stroke wins."""

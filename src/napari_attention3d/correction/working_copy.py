@@ -6,6 +6,7 @@ import colorsys
 import copy
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from ..models.store import Model
 from ..networks import build_network
 from ..volumes.volume import Volume
 
-__all__ = ["model_for_scan", "with_classes", "working_copy"]
+__all__ = ["model_for_scan", "renamed", "with_classes", "working_copy"]
 
 
 def working_copy(model: Model) -> Model:
@@ -107,7 +108,7 @@ def model_for_scan(scan: Volume, classes: Sequence[str], name: str = "from-strok
     names = scan.channel_names or tuple(f"channel {i + 1}" for i in range(scan.n_channels))
     z, y, x = (int(min(64, -(-n // 8) * 8)) for n in scan.geometry.shape)
     card = ModelCard(
-        name=re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("-._") or "from-strokes",
+        name=_as_name(name),
         title=name,
         description=f"Trained from strokes on {scan.name}.",
         network={"name": network.name, **network.config},
@@ -119,6 +120,26 @@ def model_for_scan(scan: Volume, classes: Sequence[str], name: str = "from-strok
         training_data=f"strokes painted on {scan.name}",
     )
     return Model(card, network)
+
+
+def renamed(card: ModelCard, path: Path, title: str, scan: Volume) -> ModelCard:
+    """Card of a model that was refined on a scan and is saved as `path`."""
+    name = _as_name(path.stem)
+    story = f"Refined with strokes painted on {scan.name}."
+    about = card.description if story in card.description else f"{card.description} {story}"
+    return card.model_copy(
+        update={
+            "name": name,
+            "title": title or name,
+            "description": about.strip(),
+            "metrics": {},
+            "sha256": "",
+        }
+    )
+
+
+def _as_name(text: str) -> str:
+    return re.sub(r"[^a-z0-9._-]+", "-", text.lower()).strip("-._")[:80] or "from-strokes"
 
 
 def _classes(names: Sequence[str]) -> tuple[SegmentationClass, ...]:

@@ -1,0 +1,53 @@
+"""Where to look next: places where the mask is uncertain and its sources disagree."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+__all__ = ["doubt", "worst_place"]
+
+Probabilities = npt.NDArray[np.float32]
+REACH = 2.0
+"""Standard deviation, in blocks, over which doubt is gathered: one odd voxel is no place."""
+APART = 8
+"""Blocks around a place seen already, or around a stroke, that are left out."""
+
+
+def doubt(shown: Probabilities, other: Probabilities) -> npt.NDArray[np.float32]:
+    """Uncertainty times disagreement, gathered over a neighbourhood.
+
+    ``H(shown) / log K * (0.05 + 1/2 sum_k |shown_k - other_k|)``: the entropy of what is
+    shown, and its total variation distance from another opinion. The 0.05 ranks places by
+    uncertainty where both agree.
+
+    Parameters
+    ----------
+    shown, other
+        (K, z, y, x).
+
+    Returns
+    -------
+    ndarray
+        (z, y, x), 0 or more.
+    """
+    p = np.clip(shown, 1e-6, 1.0)
+    entropy = -(p * np.log(p)).sum(0) / np.log(len(shown))
+    apart = 0.5 * np.abs(shown - other).sum(0)
+    both = np.maximum(entropy, 0) * (0.05 + apart)
+    return np.asarray(ndimage.gaussian_filter(both, REACH), dtype=np.float32)
+
+
+def worst_place(
+    doubts: npt.NDArray[np.float32], seen: npt.NDArray[np.intp]
+) -> tuple[int, int, int] | None:
+    """Block (z, y, x) of the highest doubt that is not near one of `seen` (N, 3); or None."""
+    left = doubts.copy()
+    for place in seen:
+        box = tuple(slice(max(0, int(p) - APART), int(p) + APART + 1) for p in place)
+        left[box] = 0
+    if not left.size or left.max() <= 0:
+        return None
+    z, y, x = np.unravel_index(int(left.argmax()), left.shape)
+    return int(z), int(y), int(x)

@@ -1,0 +1,92 @@
+"""A round in which the network is trained: refine, predict, correct the rest, compare."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..models.store import Model
+from ..progress import Job
+from ..volumes.volume import Volume
+from .fast_head import FastHead
+from .grid import WorkGrid
+from .learn import Learned, NetworkState, learn_job
+from .predict import predict_job
+from .refine import RefineOptions, refine_job
+from .rounds import Round
+from .strokes import Painted
+
+__all__ = ["refine_round_job"]
+
+
+def refine_round_job(
+    model: Model,
+    scan: Volume,
+    head: FastHead,
+    grid: WorkGrid,
+    painted: Painted,
+    before: Round,
+    options: RefineOptions,
+    *,
+    focus: int = 0,
+) -> Job[Learned]:
+    """Train a copy of `model` on the strokes, and make a round of what it then says.
+
+    Parameters
+    ----------
+    model
+        As it is in the current round; not changed.
+    scan
+        The scan.
+    head
+        The fast learner of the current round; its features are used.
+    grid
+        Its grid.
+    painted
+        On the scan's grid.
+    before
+        The current round: what it shows is kept where nobody objected.
+    options
+        Of the training.
+    focus
+        Plane of the scan that is looked at.
+
+    Returns
+    -------
+    Learned
+        With the new network. ``lost`` tells whether it looks worse than the current round.
+    """
+    begin = time.perf_counter()
+    teacher = _teacher(before, grid)
+    refined = yield from refine_job(model, scan, painted, options, teacher=teacher)
+    shares = yield from predict_job(
+        refined.model, scan, focus=(focus, *(n // 2 for n in grid.shape[1:])), device=options.device
+    )
+    corrected = FastHead(head.features, head.classes, grid.reduce(shares), head.threads)
+    result = yield from learn_job(
+        corrected, grid, painted, None, detail=shares, focus=focus, compare=before.state
+    )
+    weights = {k: v.detach().cpu().numpy() for k, v in refined.model.network.state_dict().items()}
+    result.kind, result.losses, result.reason = "network", refined.losses, refined.reason
+    result.network = NetworkState(weights, shares.astype(np.float16))
+    result.warnings += refined.warnings
+    result.seconds = time.perf_counter() - begin
+    return result
+
+
+def _teacher(before: Round, grid: WorkGrid) -> npt.NDArray[Any] | None:
+    """What the current round shows (K, Z, Y, X) on the scan's grid; None before the first."""
+    shown = before.shown
+    if shown is None and before.state is not None:
+        shown = before.state.probabilities
+    if shown is None:
+        return None
+    out = np.empty((len(shown), *grid.shape), np.float16)
+    step = max(1, 2**24 // int(np.prod(grid.shape[1:])))
+    for first in range(0, grid.shape[0], step):
+        last = min(grid.shape[0], first + step)
+        out[:, first:last] = grid.expand(shown, first, last)
+    return out
