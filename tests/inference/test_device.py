@@ -45,11 +45,15 @@ def test_devices_that_are_not_there(
 def test_precision_by_device(monkeypatch: pytest.MonkeyPatch) -> None:
     assert choose_precision("auto", torch.device("mps")).name == "float32"
     assert choose_precision("exact", torch.device("cuda")).name == "float32"
-    monkeypatch.setattr(module, "cpu_has_bfloat16", lambda: True)
+    monkeypatch.setattr(module, "has_bfloat16", lambda: True)
+    monkeypatch.setattr(module, "bfloat16_gain", lambda: 0.6)
+    assert choose_precision("fast", CPU).name == "float32"
+    assert "not faster" in choose_precision("auto", CPU).reason
+    monkeypatch.setattr(module, "bfloat16_gain", lambda: 1.9)
     assert choose_precision("fast", CPU).name == "bfloat16"
     assert not choose_precision("fast", CPU).on_trial
     assert choose_precision("auto", CPU).on_trial
-    monkeypatch.setattr(module, "cpu_has_bfloat16", lambda: False)
+    monkeypatch.setattr(module, "has_bfloat16", lambda: False)
     slow = choose_precision("fast", CPU)
     assert slow.name == "float32"
     assert "no bfloat16" in slow.reason

@@ -9,8 +9,12 @@ from dataclasses import dataclass
 import torch
 
 from ..errors import InputError
+from .cpu_speed import bfloat16_gain, has_bfloat16
 
 __all__ = ["DeviceChoice", "Precision", "choose_device", "choose_precision"]
+
+WORTH_IT = 1.3
+"""Gain in speed below which half precision is not taken."""
 
 
 @dataclass(frozen=True)
@@ -130,14 +134,10 @@ def choose_precision(request: str, device: torch.device) -> Precision:
             return Precision("bfloat16", "the GPU computes it faster", trial)
         return Precision("float16", "the GPU computes it faster", trial)
     if device.type == "cpu":
-        if cpu_has_bfloat16():
-            return Precision("bfloat16", "the CPU has instructions for it", trial)
-        return Precision("float32", "the CPU has no bfloat16 instructions")
+        if not has_bfloat16():
+            return Precision("float32", "the CPU has no bfloat16 instructions")
+        gain = bfloat16_gain()
+        if gain < WORTH_IT:
+            return Precision("float32", "bfloat16 is not faster on this CPU")
+        return Precision("bfloat16", f"{gain:.1f} times as fast on this CPU", trial)
     return Precision("float32", f"the default on {device.type}")
-
-
-def cpu_has_bfloat16() -> bool:
-    """Whether the CPU multiplies bfloat16 natively (AVX512-BF16 or AMX)."""
-    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    found = [getattr(torch.cpu, name, None) for name in checks]
-    return any(bool(check()) for check in found if check is not None)
