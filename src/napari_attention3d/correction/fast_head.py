@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.spatial import cKDTree
 
 from ..errors import InputError
 from .features import ScanFeatures
@@ -25,6 +26,8 @@ KEEP_SAMPLES = 3000
 KEEP_WEIGHT = 1.0
 """What they weigh together, relative to the strokes."""
 SURE = 0.8
+OBJECTED = 5
+"""Blocks around a stroke that contradicts the model where the model is not believed."""
 
 Probabilities = npt.NDArray[np.float32]
 Voxels = npt.NDArray[np.intp]
@@ -88,8 +91,9 @@ class FastHead:
         voxels, values, strokes = painted.voxels, painted.values, painted.strokes
         weights = np.ones(len(values))
         if self.prior is not None:
-            kept, classes, sure = self._kept(self.prior, voxels, seed)
-            weights = np.concatenate((weights, sure * KEEP_WEIGHT * len(values) / sure.sum()))
+            kept, classes, sure = self._kept(self.prior, painted, seed)
+            share = KEEP_WEIGHT * len(values) / max(1e-9, sure.sum())
+            weights = np.concatenate((weights, share * sure))
             strokes = np.concatenate((strokes, strokes.max() + 1 + np.arange(len(kept))))
             voxels, values = np.concatenate((voxels, kept)), np.concatenate((values, classes))
         elif len(np.unique(values)) < 2:
@@ -158,20 +162,24 @@ class FastHead:
         return np.concatenate((found, self.prior[(slice(None), *voxels.T)].T), axis=1)
 
     def _kept(
-        self, prior: Probabilities, voxels: Voxels, seed: int
+        self, prior: Probabilities, painted: Painted, seed: int
     ) -> tuple[Voxels, Voxels, npt.NDArray[np.float64]]:
-        """Voxels of which the model is sure, of all its classes alike, away from the strokes."""
+        """Voxels of which the model is sure, of all its classes alike, away from objections."""
+        voxels = painted.voxels
         rng = np.random.default_rng(seed)
         chosen = rng.integers(prior[0].size, size=20 * KEEP_SAMPLES)
+        place = np.stack(np.unravel_index(chosen, prior.shape[1:]), axis=1)
         classes = prior.reshape(len(prior), -1)[:, chosen].argmax(0)
         sure = prior.reshape(len(prior), -1)[classes, chosen].astype(np.float64)
-        quota = KEEP_SAMPLES // max(1, len(np.unique(classes[sure > SURE])))
+        told = np.zeros(prior.shape[1:], bool)
+        told[tuple(voxels.T)] = True
+        free = (sure > SURE) & ~told[tuple(place.T)]
+        wrong = voxels[prior[(slice(None), *voxels.T)].argmax(0) != painted.values]
+        if len(wrong):
+            apart, _ = cKDTree(wrong).query(place, distance_upper_bound=OBJECTED)
+            free &= np.isinf(apart)
+        quota = KEEP_SAMPLES // max(1, len(np.unique(classes[free])))
         take = np.concatenate(
-            [np.flatnonzero((classes == k) & (sure > SURE))[:quota] for k in range(len(prior))]
+            [np.flatnonzero((classes == k) & free)[:quota] for k in range(len(prior))]
         )
-        place = np.stack(np.unravel_index(chosen[take], prior.shape[1:]), axis=1)
-        painted = np.zeros(prior.shape[1:], bool)
-        painted[tuple(voxels.T)] = True
-        free = ~painted[tuple(place.T)]
-        take, place = take[free], place[free]
-        return place.astype(np.intp), classes[take], sure[take] + 1e-9
+        return place[take].astype(np.intp), classes[take], sure[take]
