@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from napari_attention3d.attention.ask import ALL_SCALES, ask, box_to_ask, lines, values_at
+from napari_attention3d.attention.ask import (
+    ALL_SCALES,
+    ask,
+    box_to_ask,
+    gate_values,
+    lines,
+    values_at,
+)
 from napari_attention3d.attention.replay import Replay
 from napari_attention3d.errors import InputError
 from napari_attention3d.networks.norm import load_calibration
@@ -223,3 +230,15 @@ def test_what_falls_on_the_filling_of_a_small_tile_is_told(build):
     assert answer.lost > 0.1
     assert least + answer.lost == pytest.approx(1, abs=1e-5)
     assert answer.volumes[ALL_SCALES].array.shape == (4, 4, 4)
+
+
+def test_gates_of_a_model_without_position_attention_have_the_values_of_the_maps(gated):
+    maps = gated.result.attention
+    voxel = (9, 12, 20)
+    world = gated.volume.geometry.to_world(voxel)
+    values = gate_values(gated.replay, voxel)
+    assert set(values) == set(maps)
+    for name, value in values_at(maps, world).items():
+        assert values[name] == pytest.approx(value, abs=1e-4)
+    with pytest.raises(InputError, match="outside the scan"):
+        gate_values(gated.replay, (-3, 0, 0))

@@ -27,7 +27,17 @@ from .rows import (
     strongest_targets,
 )
 
-__all__ = ["ALL_SCALES", "Answer", "Kind", "Targets", "ask", "box_to_ask", "lines", "values_at"]
+__all__ = [
+    "ALL_SCALES",
+    "Answer",
+    "Kind",
+    "Targets",
+    "ask",
+    "box_to_ask",
+    "gate_values",
+    "lines",
+    "values_at",
+]
 
 Kind = Literal["row", "column", "label", "hubs"]
 ALL_SCALES = "all-scales"
@@ -209,6 +219,38 @@ def lines(replay: Replay, answer: Answer, name: str, count: int = 12) -> Targets
     order = np.argsort(-how_much, kind="stable")[:count]
     origin = replay.map_geometry(names[0], answer.box).to_world(answer.index)
     return Targets(origin, where[order], how_much[order])
+
+
+def gate_values(replay: Replay, voxel: Sequence[float]) -> dict[str, float]:
+    """Return the value of each map of the network at a voxel, from a window around it.
+
+    For a network without position attention, whose values at a voxel do not depend on
+    the window: it looks no further than a bounded distance.
+
+    Raises
+    ------
+    InputError
+        If the voxel lies outside the scan.
+    """
+    place = replay.on_grid(voxel)
+    box = replay.window_at(place, replay.model.card.patch_size)
+    look = replay.look(box)
+    values = {}
+    for name, array in look.maps.items():
+        spec = replay.model.network.map_specs[name]
+        index = tuple(
+            min(max(round((p - o) / s) - a, 0), n - 1)
+            for p, o, s, a, n in zip(
+                place,
+                spec.offset,
+                spec.stride,
+                box.on_stride(spec.stride).start,
+                array.shape,
+                strict=True,
+            )
+        )
+        values[name] = float(array[index])
+    return values
 
 
 def values_at(volumes: Mapping[str, Volume], world: Sequence[float]) -> dict[str, float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -111,6 +112,7 @@ class Replay:
         if calibration is not None:
             load_calibration(self.network, calibration)
         self._looks: OrderedDict[Box, Look] = OrderedDict()
+        self._lock = Lock()
 
     @classmethod
     def open(
@@ -234,13 +236,13 @@ class Replay:
 
     def look(self, box: Box) -> Look:
         """Compute a tile alone, with its queries and keys, or return the kept one."""
-        found = self._looks.get(box)
-        if found is None:
-            found = self._compute(box)
+        found = self._looks.get(box) or self._compute(box)
+        with self._lock:  # rows of kept tiles are asked for from the window's thread
             self._looks[box] = found
-        self._looks.move_to_end(box)
-        while len(self._looks) > 1 and sum(one.bytes for one in self._looks.values()) > KEPT_BYTES:
-            self._looks.popitem(last=False)
+            self._looks.move_to_end(box)
+            size = sum(one.bytes for one in self._looks.values())
+            while len(self._looks) > 1 and size > KEPT_BYTES:
+                size -= self._looks.popitem(last=False)[1].bytes
         return found
 
     def read(self, box: Box) -> Tensor:

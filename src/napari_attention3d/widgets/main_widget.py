@@ -16,6 +16,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from .inspect_panel import InspectPanel
 from .layer_chooser import LayerChooser
 from .segment_panel import SegmentPanel
 from .status_bar import StatusBar
@@ -49,6 +50,10 @@ class Attention3DWidget(QWidget):
         self.tabs = QTabWidget()
         self.tabs.setUsesScrollButtons(False)
         self.tabs.addTab(_scrolling(self.segment), "Segment")
+        self.inspect = InspectPanel(
+            napari_viewer, self.runner, self.chooser, self.status, self.segment
+        )
+        self.tabs.addTab(_scrolling(self.inspect), "Inspect")
         head = QFormLayout()
         head.setContentsMargins(0, 0, 0, 0)
         label = QLabel("Scan")
@@ -75,6 +80,7 @@ class Attention3DWidget(QWidget):
         if not getattr(self, "_open", False):
             return
         self._open = False
+        self.inspect.close_down()
         self.runner.stop()
         self.chooser.detach()
 

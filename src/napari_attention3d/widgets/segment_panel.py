@@ -93,6 +93,11 @@ class SegmentPanel(QWidget):
         return self._run is not None
 
     @property
+    def source_layer(self) -> Layer | None:
+        """The scan of the run on its way, also while its result is about to be shown."""
+        return getattr(self, "_layer", None)
+
+    @property
     def is_ready(self) -> bool:
         """Whether torch is loaded and the models are listed."""
         return self._ready

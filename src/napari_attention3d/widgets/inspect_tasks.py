@@ -1,0 +1,157 @@
+"""What the Inspect tab lets the worker's thread do. No Qt, no viewer."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ..errors import InputError
+from ..progress import Progress
+from .layers import LayerSource
+from .tasks import ModelShelf
+
+if TYPE_CHECKING:
+    from ..attention.ask import Answer, Kind, Targets
+    from ..attention.replay import Replay
+    from ..models import Model
+    from ..models.card import ModelCard
+    from ..session import Segmentation
+    from ..volumes.volume import Volume
+
+__all__ = ["Asked", "Desk", "Question", "RunRecord", "ask_job", "find_guided", "prepare_job"]
+
+
+@dataclass(frozen=True, eq=False)
+class RunRecord:
+    """A run that can be asked: whose scan, which model, how."""
+
+    source: LayerSource
+    model_ref: str
+    provenance: dict[str, Any] | None
+    """None: not a run, but a model that shall look at a window alone."""
+    card: ModelCard | None = None
+    segmentation: weakref.ref[Segmentation] | None = None
+
+
+@dataclass(frozen=True)
+class Question:
+    """What to ask, where."""
+
+    voxel: tuple[float, float, float]
+    kind: Kind = "row"
+    centred: bool = False
+    mask: Volume | None = None
+    with_lines: bool = False
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What came back."""
+
+    question: Question
+    record: RunRecord
+    replay: Replay
+    answer: Answer | None = None
+    targets: Targets | None = None
+    gates: dict[str, float] = field(default_factory=dict)
+
+
+class Desk:
+    """Keeps the run that was asked last open; a kept tile can be asked from any thread."""
+
+    def __init__(self, shelf: ModelShelf) -> None:
+        self.shelf = shelf
+        self._aside = ModelShelf()  # a second model must not push the first one out
+        self._open: tuple[RunRecord, Replay] | None = None
+
+    def model(self, record: RunRecord) -> Model:
+        """Return the run's model; on the worker's thread only."""
+        shelf = self.shelf if record.provenance is not None else self._aside
+        return shelf.get(record.model_ref)
+
+    def replay(self, record: RunRecord) -> Generator[Progress, None, Replay]:
+        """Open a run, unless it is open."""
+        from ..attention.replay import Replay
+
+        if self._open is None or self._open[0] is not record:
+            self._open = None
+            yield Progress(0, 0, "Opening the run …")
+            model = self.model(record)
+            replay = yield from Replay.open(record.source.volume, model, record.provenance)
+            self._open = record, replay
+        return self._open[1]
+
+    def at_once(self, record: RunRecord, question: Question) -> Asked | None:
+        """Answer from a kept tile, in milliseconds; None if that needs the worker."""
+        open_ = self._open
+        if open_ is None or open_[0] is not record or question.kind != "row":
+            return None
+        from ..attention.ask import box_to_ask
+        from ..attention.parts import has_position_attention
+
+        replay = open_[1]
+        if not has_position_attention(replay.network):
+            return None
+        if replay.kept(box_to_ask(replay, question.voxel, centred=question.centred)) is None:
+            return None
+        return _answer(record, question, replay)
+
+
+def ask_job(desk: Desk, record: RunRecord, question: Question) -> Generator[Progress, None, Asked]:
+    """Ask a run about a voxel; a job."""
+    from ..attention.ask import gate_values
+    from ..attention.parts import has_position_attention
+
+    replay = yield from desk.replay(record)
+    yield Progress(0, 0, "Looking …")
+    if not has_position_attention(replay.network):
+        if question.kind != "row":
+            raise InputError(
+                f"{replay.model.card.name} has no position attention: nobody looks anywhere; "
+                "press “Ask the guided model here”"
+            )
+        return Asked(question, record, replay, gates=gate_values(replay, question.voxel))
+    return _answer(record, question, replay)
+
+
+def prepare_job(
+    desk: Desk, record: RunRecord, voxel: Sequence[float]
+) -> Generator[Progress, None, None]:
+    """Open a run and look at the tile around a voxel beforehand; a job."""
+    from ..attention.ask import box_to_ask
+    from ..attention.parts import has_position_attention
+
+    replay = yield from desk.replay(record)
+    if has_position_attention(replay.network):
+        yield Progress(0, 0, "Looking at the tile in view …")
+        replay.look(box_to_ask(replay, voxel))
+
+
+def _answer(record: RunRecord, question: Question, replay: Replay) -> Asked:
+    from ..attention.ask import ALL_SCALES, ask, lines
+
+    answer = ask(
+        replay, question.voxel, question.kind, centred=question.centred, mask=question.mask
+    )
+    targets = None
+    if question.with_lines and question.kind == "row":
+        targets = lines(replay, answer, ALL_SCALES)
+    return Asked(question, record, replay, answer, targets)
+
+
+def find_guided() -> str:
+    """Return the first installed model that can be asked where it looks.
+
+    Raises
+    ------
+    InputError
+        If there is none.
+    """
+    from ..models import list_models
+
+    for info in list_models():
+        if info.card is not None and info.card.network.get("name") == "guided-attention":
+            return info.name if info.built_in else str(info.path)
+    raise InputError("no guided-attention model is installed; import or train one first")
