@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Literal
+
 import torch
-from monai import transforms as mt
 from torch import Tensor
 
 __all__ = ["Augmenter"]
@@ -14,19 +16,30 @@ class Augmenter:
 
     Image and labels move together; labels are sampled nearest. The same seed gives the
     same result.
+
+    Parameters
+    ----------
+    flip
+        Axes (z, y, x) that may be mirrored.
+    rotate
+        "all", or "in-plane": about z only, for thick slices.
     """
 
-    def __init__(self) -> None:
+    def __init__(
+        self, flip: Sequence[bool] = (True, True, True), rotate: Literal["all", "in-plane"] = "all"
+    ) -> None:
+        from monai import transforms as mt  # slow to import
+
         both, modes = ["image", "label"], ("bilinear", "nearest")
+        angles = (0.26, 0.26, 0.26) if rotate == "all" else (0.26, 0.0, 0.0)
+        flips = [mt.RandFlipd(both, prob=0.5, spatial_axis=axis) for axis in range(3) if flip[axis]]
         self.transforms = mt.Compose(
             [
-                mt.RandFlipd(both, prob=0.5, spatial_axis=0),
-                mt.RandFlipd(both, prob=0.5, spatial_axis=1),
-                mt.RandFlipd(both, prob=0.5, spatial_axis=2),
+                *flips,
                 mt.RandAffined(
                     both,
                     prob=0.3,
-                    rotate_range=(0.26, 0.26, 0.26),
+                    rotate_range=angles,
                     scale_range=(0.2, 0.2, 0.2),
                     mode=modes,
                     padding_mode="border",

@@ -88,14 +88,21 @@ class PairsData(_Strict):
     """Images and label maps of the same names in two folders."""
 
     kind: Literal["pairs"]
-    images: Path
-    labels: Path
+    images: Path | None = None
+    """None, as `labels`: the cases are given in memory."""
+    labels: Path | None = None
+    values: tuple[int, ...] = ()
+    """Label value of each class; empty: 0, 1, 2, ..."""
     validation: tuple[str, ...] = ()
     validation_share: float = Field(default=0.2, ge=0, lt=1)
     """Used where `validation` is empty and there are three pairs or more."""
     ignore: int | None = None
     """Label value that is not scored (unlabelled voxels)."""
     augment: bool = True
+    flip: tuple[bool, bool, bool] = (True, True, True)
+    """Axes (z, y, x) that may be mirrored."""
+    rotate: Literal["all", "in-plane"] = "all"
+    """"in-plane": about z only, for thick slices."""
     foreground: float = Field(default=0.67, ge=0, le=1)
     """Share of patches centred on a voxel that is not background."""
 
@@ -104,6 +111,8 @@ class ScheduleSettings(_Strict):
     """How long and how fast."""
 
     steps: int = Field(default=1000, ge=1)
+    seconds: float | None = Field(default=None, gt=0)
+    """Time for the training, interruptions not counted; the run ends at `steps` or then."""
     batch_size: int = Field(default=1, ge=1)
     patch_sizes: tuple[tuple[int, int, int], ...] = ((96, 96, 96),)
     """One is drawn for each step."""
@@ -172,6 +181,17 @@ class TrainConfig(_Strict):
                 raise ValueError("synthesis needs the spacing of the model")
             if len(self.channels) != 1:
                 raise ValueError("synthesis makes one channel")
+        else:
+            values = self.data.values
+            if values and len(set(values)) != len(self.classes):
+                raise ValueError(
+                    f"data.values names {len(values)} label values ({len(set(values))} different), "
+                    f"but there are {len(self.classes)} classes"
+                )
+            if self.data.ignore is not None and self.data.ignore in values:
+                raise ValueError(f"{self.data.ignore} can't be a class and the ignore value")
+            if len(self.classes) > 254:
+                raise ValueError(f"{len(self.classes)} classes; at most 254 can be trained")
         return self
 
     @classmethod

@@ -8,22 +8,31 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..geometry import Geometry
-from ..inference.preprocess import Preprocessor, normalise
+from ..inference.preprocess import normalise
 from ..models.card import ModelCard
-from ..volumes import Volume, read_volume
-from .augment import Augmenter
-from .config import PairsData, SynthesisData, TrainConfig
+from ..volumes import read_volume
+from .cases import CaseSource, Size, labels_on_grid
+from .config import SynthesisData, TrainConfig
+from .folders import match_pairs
+from .pairs import PairsSampler
 from .synthesis import LabelMap, Synthesiser
 
-__all__ = ["Batch", "Sampler", "labels_on_grid", "make_sampler", "match_pairs"]
+__all__ = [
+    "Batch",
+    "PairsSampler",
+    "Sampler",
+    "SynthesisSampler",
+    "labels_on_grid",
+    "make_sampler",
+    "match_pairs",
+]
 
 Batch = tuple[Tensor, Tensor]
 """Images (B, C, Z, Y, X) float32 and labels (B, Z, Y, X) uint8."""
@@ -34,8 +43,8 @@ class Sampler(Protocol):
 
     ignore: int | None
 
-    def batch(self, step: int, patch: tuple[int, int, int], size: int) -> Batch:
-        """Training patches of one step."""
+    def batch(self, step: int, patch: Size, size: int, first: int = 0) -> Batch:
+        """Training patches number `first` to ``first + size`` of one step."""
 
     def validation(self) -> Sequence[tuple[str, Tensor, Tensor]]:
         """(name, image (C, Z, Y, X), labels (Z, Y, X)), the same at every call."""
@@ -44,8 +53,22 @@ class Sampler(Protocol):
         """Share of each class among all voxels (K,)."""
 
 
-def make_sampler(config: TrainConfig, card: ModelCard, device: torch.device) -> Sampler:
+def make_sampler(
+    config: TrainConfig,
+    card: ModelCard,
+    device: torch.device,
+    cases: Sequence[CaseSource] | None = None,
+) -> Sampler:
     """Return the sampler of a configuration.
+
+    Parameters
+    ----------
+    config, card
+        The run and the model that comes out of it.
+    device
+        Where batches go.
+    cases
+        Scans with labels in memory, instead of the configuration's folders.
 
     Raises
     ------
@@ -54,7 +77,7 @@ def make_sampler(config: TrainConfig, card: ModelCard, device: torch.device) -> 
     """
     if isinstance(config.data, SynthesisData):
         return SynthesisSampler(config, config.data, device)
-    return PairsSampler(config, config.data, card, device)
+    return PairsSampler(config, config.data, card, device, cases)
 
 
 def _generator(device: torch.device, *seeds: int) -> torch.Generator:
@@ -96,10 +119,10 @@ class SynthesisSampler:
         self.still = Synthesiser(data.labels, config.spacing, data.contrast, still)
         self._validation: list[tuple[str, Tensor, Tensor]] | None = None
 
-    def batch(self, step: int, patch: tuple[int, int, int], size: int) -> Batch:
-        """Draw `size` scans."""
+    def batch(self, step: int, patch: Size, size: int, first: int = 0) -> Batch:
+        """Draw scans number `first` to ``first + size`` of a step."""
         images, labels = [], []
-        for number in range(size):
+        for number in range(first, first + size):
             generator = _generator(self.device, self.config.seed, step, number)
             chosen = torch.randint(
                 len(self.training_maps), (1,), generator=generator, device=self.device
@@ -155,139 +178,3 @@ def _load_map(path: Path, data: SynthesisData, device: torch.device) -> LabelMap
         _stem(path),
         (float(middle[0]), float(middle[1]), float(middle[2])),
     )
-
-
-def match_pairs(images: Path, labels: Path) -> list[tuple[str, Path, Path]]:
-    """Images and label maps of the same name (suffixes apart).
-
-    Raises
-    ------
-    InputError
-        If a folder is missing, empty, or an image has no label map.
-    """
-    for folder in (images, labels):
-        if not folder.is_dir():
-            raise InputError(f"{folder} is not a folder; give the folder of the training files")
-    by_name = {_stem(p): p for p in sorted(labels.iterdir()) if p.is_file()}
-    pairs = []
-    for path in sorted(p for p in images.iterdir() if p.is_file() and not p.name.startswith(".")):
-        if _stem(path) not in by_name:
-            raise InputError(f"{path.name} has no label map of the same name in {labels}")
-        pairs.append((_stem(path), path, by_name[_stem(path)]))
-    if not pairs:
-        raise InputError(f"{images} holds no images")
-    return pairs
-
-
-def labels_on_grid(labels: Volume, grid: Geometry) -> np.ndarray[Any, np.dtype[Any]]:
-    """Nearest labels at the voxel centres of `grid`, (Z, Y, X); 0 outside.
-
-    Raises
-    ------
-    InputError
-        If the volume has several channels.
-    """
-    if labels.array.ndim == 4:
-        raise InputError(f"{labels.name} has {labels.n_channels} channels; labels have one")
-    source = np.asarray(labels.array)
-    matrix = np.linalg.solve(labels.geometry.affine, grid.affine)
-    result = np.zeros(grid.shape, dtype=source.dtype)
-    y, x = np.meshgrid(*[np.arange(n) for n in grid.shape[1:]], indexing="ij")
-    limits = np.array(source.shape)
-    for z in range(grid.shape[0]):
-        points = np.stack([np.full(y.shape, z), y, x], axis=-1) @ matrix[:3, :3].T + matrix[:3, 3]
-        index = np.rint(points).astype(np.int64)
-        inside = ((index >= 0) & (index < limits)).all(-1)
-        index = index.clip(0, limits - 1)
-        result[z] = source[index[..., 0], index[..., 1], index[..., 2]] * inside
-    return result
-
-
-class PairsSampler:
-    """Patches from scans with labels."""
-
-    def __init__(
-        self, config: TrainConfig, data: PairsData, card: ModelCard, device: torch.device
-    ) -> None:
-        self.config, self.data, self.device, self.ignore = config, data, device, data.ignore
-        cases = []
-        for name, image, label in match_pairs(Path(data.images), Path(data.labels)):
-            prepared = Preprocessor(card).prepare(read_volume(image))
-            values = labels_on_grid(read_volume(label), prepared.grid)
-            allowed = {*range(len(config.classes))} | ({data.ignore} - {None})
-            odd = sorted(set(np.unique(values).tolist()) - allowed)
-            if odd:
-                raise InputError(
-                    f"{label.name} holds the label {odd[0]}, but there are "
-                    f"{len(config.classes)} classes (0 to {len(config.classes) - 1})"
-                )
-            tensor = torch.as_tensor(prepared.tensor, dtype=torch.float32)
-            cases.append((name, tensor, torch.from_numpy(values.astype(np.uint8))))
-        held = set(data.validation)
-        if not held and len(cases) >= 3 and data.validation_share > 0:
-            order = np.random.default_rng(config.seed).permutation(len(cases))
-            count = max(1, round(data.validation_share * len(cases)))
-            held = {cases[i][0] for i in order[:count]}
-        self.train = [c for c in cases if c[0] not in held]
-        self.held = [c for c in cases if c[0] in held]
-        if not self.train:
-            raise InputError("all cases are kept for validation; none is left for training")
-        self.augmenter = Augmenter() if data.augment else None
-
-    def batch(self, step: int, patch: tuple[int, int, int], size: int) -> Batch:
-        """Cut `size` patches, most of them around labelled structures."""
-        images, labels = [], []
-        for number in range(size):
-            rng = np.random.default_rng([self.config.seed, step, number])
-            _, image, label = self.train[int(rng.integers(len(self.train)))]
-            image, label = _cut(image, label, patch, rng, self.data.foreground, self.ignore)
-            if self.augmenter is not None:
-                image, label = self.augmenter(image, label, int(rng.integers(2**31)))
-            images.append(image)
-            labels.append(label)
-        return torch.stack(images).to(self.device), torch.stack(labels).to(self.device)
-
-    def validation(self) -> Sequence[tuple[str, Tensor, Tensor]]:
-        """Whole held-back scans."""
-        return [(name, x.to(self.device), y.to(self.device)) for name, x, y in self.held]
-
-    def shares(self) -> Tensor:
-        """Class shares over the training scans."""
-        counts = torch.zeros(256)
-        for _, _, label in self.train:
-            counts += torch.bincount(label.flatten().long(), minlength=256).float()
-        if self.ignore is not None and self.ignore < 256:
-            counts[self.ignore] = 0
-        counts = counts[: len(self.config.classes)]
-        return counts / counts.sum().clamp_min(1)
-
-
-def _cut(
-    image: Tensor,
-    label: Tensor,
-    patch: tuple[int, int, int],
-    rng: np.random.Generator,
-    foreground: float,
-    ignore: int | None,
-) -> tuple[Tensor, Tensor]:
-    """Patch around a labelled voxel of a random class, or anywhere; zero-padded at the edges."""
-    shape = np.array(label.shape)
-    centre = rng.integers(shape)
-    present = [v for v in torch.unique(label).tolist() if v > 0 and v != ignore]
-    if present and rng.random() < foreground:
-        where = torch.nonzero(label == present[int(rng.integers(len(present)))])
-        centre = where[int(rng.integers(len(where)))].numpy()
-    size = np.array(patch)
-    # Stay inside where the scan is large enough.
-    start = np.where(
-        shape > size, np.clip(centre - size // 2, 0, shape - size), (shape - size) // 2
-    )
-    low, high = np.maximum(start, 0), np.minimum(start + size, shape)
-    box = tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
-    pad = []
-    for axis in (2, 1, 0):
-        pad += [int(low[axis] - start[axis]), int(start[axis] + size[axis] - high[axis])]
-    fill = ignore if ignore is not None else 0
-    cut_image = torch.nn.functional.pad(image[(slice(None), *box)], pad)
-    cut_label = torch.nn.functional.pad(label[box], pad, value=fill)
-    return cut_image, cut_label
