@@ -23,6 +23,13 @@ def _one_thread():
     torch.set_num_threads(before)
 
 
+@pytest.fixture(autouse=True)
+def _few_trees(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The phantom needs no more, and it is faster."""
+    monkeypatch.setattr("napari_attention3d.correction.fast_head.TREES", 30)
+    monkeypatch.setattr("napari_attention3d.correction.fast_head.SCORING_TREES", 15)
+
+
 @pytest.fixture
 def finish() -> Callable[[Any], Any]:
     """Drive a job to its end and return its result."""

@@ -24,16 +24,19 @@ def test_uncertain_and_disputed_places_come_first():
         set_share(shown, box, 0.5)
     set_share(other, agreed, 0.5)
     doubts = doubt(shown, other)
-    z, y, x = worst_place(doubts, NOWHERE)
+    z, y, x = worst_place(doubts, NOWHERE, NOWHERE)
     assert 3 <= z <= 8
     assert 14 <= y <= 21
     assert 14 <= x <= 21
-    z, y, x = worst_place(doubts, np.array([[z, y, x]]))
+    z, y, x = worst_place(doubts, np.array([[z, y, x]]), NOWHERE)
     assert 1 <= y <= 8
     assert 1 <= x <= 8
 
 
-def test_a_sure_mask_has_no_such_place():
-    assert worst_place(doubt(sure(), sure()), NOWHERE) is None or doubt(sure(), sure()).max() < 1e-5
+def test_no_place_is_left_where_all_is_seen_or_painted():
     flat = np.ones((4, APART, APART), np.float32)
-    assert worst_place(flat, np.array([[0, 0, 0]])) is None
+    assert worst_place(flat, np.array([[0, 0, 0]]), NOWHERE) is None
+    assert worst_place(flat, NOWHERE, np.argwhere(flat)) is None
+    flat[0, 0, 0] = 2
+    assert worst_place(flat, NOWHERE, NOWHERE) == (0, 0, 0)
+    assert worst_place(flat, NOWHERE, np.array([[1, 1, 1]])) != (0, 0, 0)

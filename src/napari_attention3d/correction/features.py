@@ -30,23 +30,23 @@ class ScanFeatures:
     ----------
     maps
         (F, Z, Y, X) float16, each brought to mean 0 and standard deviation 1.
-    smooth
-        (Z, Y, X) float32, the scan between its percentiles; for edges.
+    channels
+        (C, Z, Y, X) float32, the scan between its percentiles; for edges.
     ratio
         Voxel size (z, y, x) over the smallest of them.
     noise
-        Noise over the standard deviation of the scan.
+        Noise over the standard deviation of the scan, for each channel.
     """
 
     maps: npt.NDArray[np.float16]
-    smooth: Array
+    channels: Array
     ratio: npt.NDArray[np.float64]
-    noise: float
+    noise: tuple[float, ...]
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """(Z, Y, X)."""
-        z, y, x = self.smooth.shape
+        _, z, y, x = self.channels.shape
         return z, y, x
 
     def at(self, voxels: npt.NDArray[np.intp]) -> Array:
@@ -116,17 +116,17 @@ def scan_features(image: npt.NDArray[Any], spacing: Sequence[float]) -> Iterator
     makers += [_wide(scale, ratio) for scale in WIDE]
     total, done = len(makers) * len(channels), 0
     maps: list[npt.NDArray[np.float16]] = []
-    first: Array | None = None
+    plain = []
     for channel in channels:
         x = scaled(channel)
-        first = x if first is None else first
+        plain.append(x)
         square = x * x
         for make in makers:
             maps += [_compact(values) for values in make(x, square)]
             done += 1
             yield done, total
-    assert first is not None
-    yield ScanFeatures(np.stack(maps), first, ratio, noise_level(first, ratio))
+    noise = tuple(noise_level(x, ratio) for x in plain)
+    yield ScanFeatures(np.stack(maps), np.stack(plain), ratio, noise)
 
 
 def _compact(values: Array) -> npt.NDArray[np.float16]:

@@ -12,7 +12,9 @@ Probabilities = npt.NDArray[np.float32]
 REACH = 2.0
 """Standard deviation, in blocks, over which doubt is gathered: one odd voxel is no place."""
 APART = 8
-"""Blocks around a place seen already, or around a stroke, that are left out."""
+"""Blocks around a place seen already that are left out."""
+PAINTED = 2
+"""Blocks around a painted one that are left out."""
 
 
 def doubt(shown: Probabilities, other: Probabilities) -> npt.NDArray[np.float32]:
@@ -40,10 +42,18 @@ def doubt(shown: Probabilities, other: Probabilities) -> npt.NDArray[np.float32]
 
 
 def worst_place(
-    doubts: npt.NDArray[np.float32], seen: npt.NDArray[np.intp]
+    doubts: npt.NDArray[np.float32],
+    seen: npt.NDArray[np.intp],
+    painted: npt.NDArray[np.intp],
 ) -> tuple[int, int, int] | None:
-    """Block (z, y, x) of the highest doubt that is not near one of `seen` (N, 3); or None."""
+    """Block (z, y, x) of the highest doubt away from places `seen` and `painted`; or None.
+
+    Both are (N, 3). None if no doubt above 0 is left.
+    """
     left = doubts.copy()
+    near = np.zeros(left.shape, bool)
+    near[tuple(painted.T)] = True
+    left[ndimage.maximum_filter(near, 2 * PAINTED + 1)] = 0
     for place in seen:
         box = tuple(slice(max(0, int(p) - APART), int(p) + APART + 1) for p in place)
         left[box] = 0

@@ -265,9 +265,9 @@ class SessionState(RoundHistory):
         doubts = doubt(raw if made.shown is None else made.shown, raw)
         if self.approval is not None:
             doubts[self.grid.reduce(self.approval.voxels) > 0.5] = 0
-        painted = np.unique(self.grid.blocks_of(self.strokes.painted().voxels) // 4, axis=0) * 4
+        painted = self.grid.blocks_of(self.strokes.painted().voxels)
         seen = np.array(self._seen, np.intp).reshape(-1, 3)
-        place = worst_place(doubts, np.concatenate((painted, seen)))
+        place = worst_place(doubts, seen, painted)
         if place is None:
             return None
         self._seen.append(place)

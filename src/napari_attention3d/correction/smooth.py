@@ -6,7 +6,8 @@ using prior models", eq. 9),
     sum over neighbours ij  w_ij (x_i - x_j)^2  +  gamma * sum_i (x_i - p_i)^2
 
 with x = 1 or 0 at painted voxels, ``w_ij = exp(-beta (g_i - g_j)^2 / s^2) + eps``, g the
-smoothed scan and s its root mean square difference. Solved by conjugate gradients.
+smoothed scan and s its root mean square difference; the exponents of channels add up.
+Solved by conjugate gradients.
 """
 
 from __future__ import annotations
@@ -36,15 +37,20 @@ def scan_edges(features: ScanFeatures) -> tuple[Edges, float]:
     A noisy scan is smoothed more before its edges are taken, its edges count less and its
     neighbours more: the voxel's own probability is worth less there.
     """
-    calm = 1 + 3.3 * features.noise
-    sigma = (0.6 + 1.5 * features.noise) / features.ratio
-    x = ndimage.gaussian_filter(features.smooth, np.where(sigma < 0.25, 0.0, sigma))
-    steps = [np.diff(x, axis=axis) for axis in range(3)]
-    size = sum(s.size for s in steps)
-    square = sum(float((s**2).sum()) for s in steps) / max(1, size) + 1e-12
+    apart = [np.zeros(1, np.float32)] * 3
+    for channel, noise in zip(features.channels, features.noise, strict=True):
+        sigma = (0.6 + 1.5 * noise) / features.ratio
+        x = ndimage.gaussian_filter(channel, np.where(sigma < 0.25, 0.0, sigma))
+        squares = [np.diff(x, axis=axis) ** 2 for axis in range(3)]
+        size = sum(s.size for s in squares)
+        mean = sum(float(s.sum()) for s in squares) / max(1, size) + 1e-12
+        scale = 3.0 / (1 + 3.3 * noise) / mean
+        apart = [a + scale * s for a, s in zip(apart, squares, strict=True)]
+    # the clearest channel says where borders are
+    calm = 1 + 3.3 * min(features.noise)
     weights = [
-        torch.from_numpy((np.exp(-3.0 / calm * s**2 / square) + FLOOR) / ratio**2).float()
-        for s, ratio in zip(steps, features.ratio, strict=True)
+        torch.from_numpy((np.exp(-a) + FLOOR) / ratio**2).float()
+        for a, ratio in zip(apart, features.ratio, strict=True)
     ]
     return (weights[0], weights[1], weights[2]), 0.3 / calm
 
