@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .parallel import interleaved
-from .plans import ExactPlan, grown
+from .plans import ExactPlan, across, cut_to, grown
 from .runner import Runner
 from .sink import Finished, Results, Sink
 from .stream import record_graph, stream
@@ -109,9 +109,11 @@ class ExactRun:
         network = runner.on(device)
         names = tuple(self.maps)
         shape = self.plan.shape
-        crop = _across(grown(_across(piece.box, axis, shape), network, names, shape), axis, shape)
+        crop = across(grown(across(piece.box, axis, shape), network, names, shape), axis, shape)
         with _RECORDING:  # torch records in one thread at a time
             graph = record_graph(network, crop.shape, maps=names, axis=2 + axis)
+        strides = {name: runner.specs[name].stride for name in names} | {"logits": (1, 1, 1)}
+        graph, held = cut_to(graph, crop, piece.box, strides)
         dtype = getattr(torch, runner.precision.name)
         graph = graph.to(device, dtype)
         ranges = {"logits": (piece.first, piece.last)}
@@ -137,20 +139,20 @@ class ExactRun:
                     return
                 found = {}
                 for name, value in output.items():
-                    found[name] = at[name], self._inside(piece, crop, name, value)
+                    found[name] = at[name], self._inside(piece, held[name], strides[name], value)
                     at[name] += value.shape[2 + axis]
                 yield piece, found
         finally:
             planes.close()  # type: ignore[attr-defined]
 
-    def _inside(self, piece: _Piece, crop: Box, name: str, value: Tensor) -> Tensor:
+    def _inside(self, piece: _Piece, held: Box, stride: Sequence[int], value: Tensor) -> Tensor:
         """Cut what lies in the piece's box; (K, z, y, x) float32 on the CPU."""
-        stride = (1, 1, 1) if name == "logits" else self.runner.specs[name].stride
-        have, want = crop.on_stride(stride), piece.box.on_stride(stride)
+        want = piece.box.on_stride(stride)
         for axis in range(3):
             if axis != self.plan.axis:
-                first = want.start[axis] - have.start[axis]
-                value = value.narrow(2 + axis, first, want.shape[axis])
+                value = value.narrow(
+                    2 + axis, want.start[axis] - held.start[axis], want.shape[axis]
+                )
         return value[0].float().cpu()
 
     def _push(self, piece: _Piece, first: int, logits: Tensor) -> list[Finished]:
@@ -165,11 +167,6 @@ class ExactRun:
         begin = first - origin.start[axis]
         where[axis] = slice(begin, begin + value.shape[1 + axis])
         self.maps[name][tuple(where)] = value[0].numpy()
-
-
-def _across(box: Box, axis: int, shape: Sequence[int]) -> Box:
-    """The box, with the whole grid along the axis."""
-    return _between(box, axis, 0, int(shape[axis]))
 
 
 def _between(box: Box, axis: int, lo: int, hi: int) -> Box:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -12,14 +12,16 @@ import torch
 from ..networks.base import SegmentationNetwork
 from .device import Precision
 from .memory import available_bytes, bytes_per_voxel, fits_whole, halve_tile
-from .stream import NotStreamable, margin, peak_bytes, record_graph
+from .stream import NotStreamable, StreamGraph, cut, margin, peak_bytes, record_graph
 from .stream.margin import with_statistics
 from .tiling import Box, TilePlan, plan_tiles
 
 __all__ = [
     "Attempt",
     "ExactPlan",
+    "across",
     "choose_attempt",
+    "cut_to",
     "exact_bytes",
     "grown",
     "plan_multiple",
@@ -122,6 +124,49 @@ def grown(box: Box, network: SegmentationNetwork, maps: Sequence[str], shape: Se
     for a, b, m, s, n in zip(box.start, box.stop, more, plan_multiple(network), shape, strict=True):
         start.append(max(0, (a - m) // s * s))
         stop.append(min(int(n), -(-(b + m) // s) * s))
+    return Box((start[0], start[1], start[2]), (stop[0], stop[1], stop[2]))
+
+
+def cut_to(
+    graph: StreamGraph, crop: Box, part: Box, strides: Mapping[str, Sequence[int]]
+) -> tuple[StreamGraph, dict[str, Box]]:
+    """Leave out of a crop's graph what a part does not need.
+
+    Parameters
+    ----------
+    graph
+        Recorded for the crop.
+    crop, part
+        See `grown`.
+    strides
+        Of each output.
+
+    Returns
+    -------
+    tuple
+        The graph, and the box that each output has on its own grid.
+    """
+    axes = [a for a in range(3) if a != graph.axis - 2]
+    have = {name: crop.on_stride(stride) for name, stride in strides.items()}
+    wanted = {}
+    for name, stride in strides.items():
+        box = part.on_stride(stride)
+        (y, x) = ((box.start[a] - have[name].start[a], box.shape[a]) for a in axes)
+        wanted[name] = (y[0], y[0] + y[1]), (x[0], x[0] + x[1])
+    graph, held = cut(graph, wanted)
+    boxes = {}
+    for name, window in held.items():
+        start, stop = list(have[name].start), list(have[name].stop)
+        for axis, (lo, hi) in zip(axes, window, strict=True):
+            start[axis], stop[axis] = start[axis] + lo, start[axis] + hi
+        boxes[name] = Box((start[0], start[1], start[2]), (stop[0], stop[1], stop[2]))
+    return graph, boxes
+
+
+def across(box: Box, axis: int, shape: Sequence[int]) -> Box:
+    """Return the box, with the whole grid along the axis."""
+    start, stop = list(box.start), list(box.stop)
+    start[axis], stop[axis] = 0, int(shape[axis])
     return Box((start[0], start[1], start[2]), (stop[0], stop[1], stop[2]))
 
 
@@ -252,16 +297,17 @@ _BYTES: dict[tuple[str, ExactPlan], int] = {}
 def _exact_bytes(
     network: SegmentationNetwork, plan: ExactPlan, maps: Sequence[str], precision: Precision
 ) -> int:
-    across = max((a for a in range(3) if a != plan.axis), key=lambda a: plan.box.shape[a])
+    widest = max((a for a in range(3) if a != plan.axis), key=lambda a: plan.box.shape[a])
     start, stop = list(plan.box.start), list(plan.box.stop)
     if plan.parts > 1:  # a column in the middle has a margin on both sides
-        width = -(-plan.box.shape[across] // plan.parts)
-        start[across] += (plan.box.shape[across] - width) // 2
-        stop[across] = start[across] + width
+        width = -(-plan.box.shape[widest] // plan.parts)
+        start[widest] += (plan.box.shape[widest] - width) // 2
+        stop[widest] = start[widest] + width
     part = Box((start[0], start[1], start[2]), (stop[0], stop[1], stop[2]))
-    crop = list(grown(part, network, maps, plan.shape).shape)
-    crop[plan.axis] = plan.shape[plan.axis]
-    graph = record_graph(with_statistics(network), crop, maps=maps, axis=2 + plan.axis)
+    crop = across(grown(part, network, maps, plan.shape), plan.axis, plan.shape)
+    graph = record_graph(with_statistics(network), crop.shape, maps=maps, axis=2 + plan.axis)
+    strides = {name: network.map_specs[name].stride for name in maps} | {"logits": (1, 1, 1)}
+    graph, _ = cut_to(graph, crop, part, strides)
     lo, hi = plan.box.start[plan.axis], plan.box.stop[plan.axis]
     size = torch.finfo(getattr(torch, precision.name)).bits // 8
     return peak_bytes(graph, plan.planes, {"logits": (lo, hi)}) * size // 4

@@ -6,6 +6,7 @@ no seams: the result is that of a single pass over the whole grid, in memory tha
 grow with its longest axis.
 """
 
+from .cut import Window, cut
 from .graph import NotStreamable, StreamGraph, record_graph
 from .margin import margin, reach
 from .memory import peak_bytes
@@ -14,6 +15,8 @@ from .run import stream
 __all__ = [
     "NotStreamable",
     "StreamGraph",
+    "Window",
+    "cut",
     "margin",
     "peak_bytes",
     "reach",

@@ -12,7 +12,18 @@ from torch import Tensor
 
 from ...networks.base import SegmentationNetwork
 from ...networks.norm import ScanNorm3d
-from .ops import Convolution, Crop, Operation, Pad, Pointwise, Pool, Resize, Transposed
+from .ops import (
+    Convolution,
+    Crop,
+    Narrow,
+    Operation,
+    Pad,
+    Pointwise,
+    Pool,
+    Range,
+    Resize,
+    Transposed,
+)
 from .record import Call, Value, record_calls
 
 __all__ = ["NotStreamable", "StreamGraph", "record_graph"]
@@ -31,7 +42,11 @@ class StreamNode:
     operation: Operation
     sources: tuple[int, ...]
     shape: tuple[int, ...]
-    """Of the whole output."""
+    """Of the output, along the streamed axis the whole of it."""
+    takes: tuple[tuple[Range, Range], ...] | None = None
+    """Parts of the sources' planes that are its input; None: all of them. See `cut`."""
+    gives: tuple[Range, Range] | None = None
+    """Part of the computed planes that is its output; None: all."""
 
 
 @dataclass
@@ -263,7 +278,7 @@ class _Builder:
         else:
             count = call.result.shape[dim]
             here = self.graph.axis if dim == 2 else dim
-            self._add(call, Pointwise, call=lambda t: t.narrow(here, start, count))
+            self._add(call, Narrow, dim=here, start=start, count=count)
 
     def _pool(self, call: Call) -> None:
         kernel = _triple(call.args[1])

@@ -43,10 +43,7 @@ class Rehearsal(Pass):
         shape[2], shape[self.graph.axis] = shape[self.graph.axis], shape[2]
         shape[2] = hi - lo
         out = torch.empty(shape, device="meta", dtype=self.graph.dtype)
-        operation = node.operation
-        a, b = operation.window(lo, hi)
-        groups = [node.sources] if operation.joins else [(source,) for source in node.sources]
-        parts = [self._gather(group, a, b, operation.outside) for group in groups]
+        _, parts = self._inputs(node, lo, hi)
         held = sum(buffer.size() for buffer in self.buffers)
         self.peak = max(self.peak, held + _bytes(parts) + _bytes([out]))
         return out

@@ -17,7 +17,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as nnf
 
-__all__ = ["Convolution", "Crop", "Operation", "Pad", "Pointwise", "Pool", "Resize", "Transposed"]
+__all__ = [
+    "Convolution",
+    "Crop",
+    "Narrow",
+    "Operation",
+    "Pad",
+    "Pointwise",
+    "Pool",
+    "Resize",
+    "Transposed",
+]
 
 Range = tuple[int, int]
 LAYOUT = torch.channels_last_3d
@@ -260,6 +270,19 @@ class Crop(Operation):
     def run(self, lo: int, hi: int, first: int, parts: Sequence[Tensor]) -> Tensor:
         """Pass through."""
         return parts[0]
+
+
+@dataclass
+class Narrow(Operation):
+    """A part of each plane, or of the channels."""
+
+    dim: int = 1
+    start: int = 0
+    count: int = 1
+
+    def run(self, lo: int, hi: int, first: int, parts: Sequence[Tensor]) -> Tensor:
+        """Cut it out."""
+        return parts[0].narrow(self.dim, self.start, self.count)
 
 
 @dataclass

@@ -160,7 +160,7 @@ class Pass:
         for name, number in self.graph.outputs.items():
             lo, hi = self.given[name], min(self.buffers[number].high, self.ranges[name][1])
             if hi > lo:
-                found[name] = self._given_out(self._gather((number,), lo, hi))
+                found[name] = self._given_out(self._gather([(number, None)], lo, hi))
                 self.given[name] = hi
                 self._trim(number)
         return found
@@ -183,23 +183,39 @@ class Pass:
                 self._trim(number)
 
     def _run(self, node: StreamNode, lo: int, hi: int) -> Tensor:
+        a, parts = self._inputs(node, lo, hi)
+        out = node.operation.run(lo, hi, a, parts)
+        return (
+            out if node.gives is None else _part(out, node.gives).contiguous(memory_format=LAYOUT)
+        )
+
+    def _inputs(self, node: StreamNode, lo: int, hi: int) -> tuple[int, list[Tensor]]:
+        """Return what an operation runs on for planes ``lo`` to ``hi``, and its first plane."""
         operation = node.operation
         a, b = operation.window(lo, hi)
-        groups = [node.sources] if operation.joins else [(source,) for source in node.sources]
-        parts = [self._gather(group, a, b, operation.outside) for group in groups]
-        return operation.run(lo, hi, a, parts)
+        takes = node.takes or (None,) * len(node.sources)
+        pairs = list(zip(node.sources, takes, strict=True))
+        groups = [pairs] if operation.joins else [[pair] for pair in pairs]
+        return a, [self._gather(group, a, b, operation.outside) for group in groups]
 
     def _gather(
-        self, sources: Sequence[int], a: int, b: int, outside: float | None = None
+        self,
+        sources: Sequence[tuple[int, tuple[Range, Range] | None]],
+        a: int,
+        b: int,
+        outside: float | None = None,
     ) -> Tensor:
         """Planes ``a`` to ``b``, channels of all sources side by side, as one block of memory."""
-        lo, hi = max(a, 0), min(b, self.graph.planes(sources[0]))
-        found = [
-            self._scan(lo, hi) if source < 0 else self.buffers[source].pieces(lo, hi)
-            for source in sources
-        ]
+        lo, hi = max(a, 0), min(b, self.graph.planes(sources[0][0]))
+        found = []
+        for source, take in sources:
+            pieces = self._scan(lo, hi) if source < 0 else self.buffers[source].pieces(lo, hi)
+            if take is not None:
+                pieces = [(at, _part(piece, take)) for at, piece in pieces]
+            found.append(pieces)
         if len(found) == 1 and len(found[0]) == 1 and (lo, hi) == (a, b):
-            return found[0][0][1]
+            whole = found[0][0][1]
+            return whole if sources[0][1] is None else whole.contiguous(memory_format=LAYOUT)
         example = found[0][0][1]
         channels = sum(pieces[0][1].shape[1] for pieces in found)
         out = torch.empty(
@@ -237,3 +253,10 @@ class Pass:
             if output == number:
                 needed = min(needed, self.given[name])
         self.buffers[number].drop(needed)
+
+
+def _part(planes: Tensor, window: tuple[Range, Range]) -> Tensor:
+    (a, b), (c, d) = window
+    if (a, c) == (0, 0) and tuple(planes.shape[3:]) == (b, d):
+        return planes
+    return planes.narrow(3, a, b - a).narrow(4, c, d - c)
