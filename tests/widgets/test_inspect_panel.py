@@ -123,9 +123,16 @@ def asked_layers(viewer):
     return found
 
 
+def add_mask(viewer, labels):
+    """The run's mask on its scan."""
+    return viewer.add_labels(
+        np.asarray(labels.array), scale=(2, 1, 0.5), translate=(5, 6, 7), name="mask"
+    )
+
+
 def ask(qtbot, panel, voxel):
-    panel.ask(voxel)
-    qtbot.waitUntil(lambda: not panel.is_asking, timeout=30_000)
+    panel.asking.ask(voxel)
+    qtbot.waitUntil(lambda: not panel.runs.is_busy, timeout=30_000)
 
 
 def test_an_answer_lies_on_the_scan_and_is_the_row(qtbot, viewer, scan, glance, inspect):
@@ -134,13 +141,13 @@ def test_an_answer_lies_on_the_scan_and_is_the_row(qtbot, viewer, scan, glance, 
     layers = asked_layers(viewer)
     assert set(layers) == {"asked", "asked-outline", "asked-place"}
     (row,) = layers["asked"]
-    volume = panel.last.answer.volumes[panel.form.scale]
+    volume = panel.asking.last.answer.volumes[panel.asking.form.scale]
     np.testing.assert_array_equal(row.data, volume.array)
     assert row.data.sum() == pytest.approx(1, abs=1e-5)
     assert row.blending == "additive"
     assert row.contrast_limits == pytest.approx([0, row.data.max()])
     # Voxel j of the row is centred on the scan's voxel start + 4 j.
-    start = np.array(panel.last.answer.box.start)
+    start = np.array(panel.asking.last.answer.box.start)
     np.testing.assert_allclose(
         row.data_to_world((1, 1, 1)), scan.data_to_world(start + 4), atol=1e-6
     )
@@ -151,10 +158,10 @@ def test_an_answer_lies_on_the_scan_and_is_the_row(qtbot, viewer, scan, glance, 
     low = outline.data_to_world((-0.5, -0.5, -0.5))
     np.testing.assert_allclose(low, scan.data_to_world(start - 0.5), atol=1e-6)
     high = outline.data_to_world((0.5, 0.5, 0.5))
-    stop = np.array(panel.last.answer.box.stop)
+    stop = np.array(panel.asking.last.answer.box.stop)
     np.testing.assert_allclose(high, scan.data_to_world(stop - 0.5), atol=1e-6)
-    assert panel.chooser.layer is scan  # answers are no scans
-    assert "tile that counts most" in panel.form.answer_label.text()
+    assert panel.runs.chooser.layer is scan  # answers are no scans
+    assert "tile that counts most" in panel.asking.form.answer_label.text()
 
 
 def test_the_second_question_is_answered_at_once_and_in_the_same_layers(
@@ -163,32 +170,33 @@ def test_the_second_question_is_answered_at_once_and_in_the_same_layers(
     panel = inspect(viewer, scan, glance)
     ask(qtbot, panel, (9, 12, 14))
     before = asked_layers(viewer)["asked"][0].data.copy()
-    panel.ask((9, 12, 20))
-    assert not panel.is_asking
+    panel.asking.ask((9, 12, 20))
+    assert not panel.runs.is_busy
     (row,) = asked_layers(viewer)["asked"]
     assert not np.array_equal(row.data, before)
-    panel.form.lines_box.setChecked(True)
-    panel.probe.switch(True)
-    panel._ask_again()
+    panel.asking.form.lines_box.setChecked(True)
+    panel.asking.probe.switch(True)
+    panel.asking.ask_again()
     (lines,) = asked_layers(viewer)["asked-lines"]
     assert len(lines.data) == 12
     origin = lines.data_to_world(lines.data[0, 0])
     assert np.abs(np.subtract(origin, scan.data_to_world((9, 12, 20)))).max() <= 4
-    panel.form.scale_combo.setCurrentIndex(2)
-    np.testing.assert_array_equal(row.data, panel.last.answer.volumes[panel.form.scale].array)
+    panel.asking.form.scale_combo.setCurrentIndex(2)
+    np.testing.assert_array_equal(
+        row.data, panel.asking.last.answer.volumes[panel.asking.form.scale].array
+    )
 
 
 @pytest.mark.parametrize("kind", ["column", "label", "hubs"])
 def test_other_questions_go_through_the_worker(qtbot, viewer, scan, glance, inspect, kind):
     panel = inspect(viewer, scan, glance)
     labels = panel.test_result.labels
-    mask = viewer.add_labels(np.asarray(labels.array), metadata={KEY: {"role": "labels"}})
-    assert mask.visible
+    add_mask(viewer, labels)
     voxel = tuple(float(i) for i in np.argwhere(labels.array > 0)[0])
-    combo = panel.form.question_combo
+    combo = panel.asking.form.question_combo
     combo.setCurrentIndex(combo.findData(kind))
     ask(qtbot, panel, voxel)
-    assert panel.last.answer.kind == kind
+    assert panel.asking.last.answer.kind == kind
     (row,) = asked_layers(viewer)["asked"]
     assert row.data.max() > 0
 
@@ -196,12 +204,12 @@ def test_other_questions_go_through_the_worker(qtbot, viewer, scan, glance, insp
 def test_background_is_no_label(qtbot, viewer, scan, glance, inspect):
     panel = inspect(viewer, scan, glance)
     labels = panel.test_result.labels
-    viewer.add_labels(np.asarray(labels.array), metadata={KEY: {"role": "labels"}})
+    add_mask(viewer, labels)
     voxel = tuple(float(i) for i in np.argwhere(labels.array == 0)[0])
-    combo = panel.form.question_combo
+    combo = panel.asking.form.question_combo
     combo.setCurrentIndex(combo.findData("label"))
-    panel.ask(voxel)
-    assert "background" in panel.status.text
+    panel.asking.ask(voxel)
+    assert "background" in panel.runs.status.text
     assert "asked" not in asked_layers(viewer)
 
 
@@ -211,15 +219,15 @@ def test_pins_stay_and_clear_removes_all_and_lights_the_scan_again(
     panel = inspect(viewer, scan, glance)
     ask(qtbot, panel, (9, 12, 14))
     assert scan.opacity == pytest.approx(0.55)
-    panel.pin()
+    panel.asking.pin()
     ask(qtbot, panel, (4, 6, 8))
     layers = asked_layers(viewer)
     assert len(layers["asked"]) == 2
     colours = {tuple(one.border_color[0]) for one in layers["asked-place"]}
     assert len(colours) == 2
-    panel.form.pins_list.item(0).setCheckState(Qt.CheckState.Unchecked)
+    panel.asking.form.pins_list.item(0).setCheckState(Qt.CheckState.Unchecked)
     assert [one.visible for one in layers["asked"]] == [False, True]
-    panel.clear()
+    panel.asking.clear()
     assert not asked_layers(viewer)
     assert scan.opacity == 1
 
@@ -227,7 +235,7 @@ def test_pins_stay_and_clear_removes_all_and_lights_the_scan_again(
 def test_the_view_goes_to_the_peak(qtbot, viewer, scan, glance, inspect):
     panel = inspect(viewer, scan, glance)
     ask(qtbot, panel, (9, 12, 14))
-    panel.go_to_peak()
+    panel.asking.go_to_peak()
     (row,) = asked_layers(viewer)["asked"]
     index = np.round(row.world_to_data(viewer.dims.point)).astype(int)
     near = row.data[tuple(slice(max(0, i - 1), i + 2) for i in index)]
@@ -238,14 +246,14 @@ def test_without_a_run_the_tab_says_what_to_do_and_the_guided_model_answers(
     qtbot, viewer, scan, glance, inspect, monkeypatch
 ):
     panel = inspect(viewer)
-    panel.ask((9.0, 12.0, 14.0))
-    assert "press Run" in panel.status.text
-    assert not panel.form.guided_button.isHidden()
+    panel.asking.ask((9.0, 12.0, 14.0))
+    assert "press Run" in panel.runs.status.text
+    assert not panel.asking.form.guided_button.isHidden()
     monkeypatch.setattr(inspect_tasks, "find_guided", lambda: str(glance))
-    panel.ask_guided()
-    qtbot.waitUntil(lambda: not panel.is_asking, timeout=30_000)
-    assert "did not make this mask" in panel.form.answer_label.text()
-    assert panel.last.answer.centred
+    panel.asking.ask_guided()
+    qtbot.waitUntil(lambda: not panel.runs.is_busy, timeout=30_000)
+    assert "did not make this mask" in panel.asking.form.answer_label.text()
+    assert panel.asking.last.answer.centred
 
 
 def test_a_model_with_gates_shows_their_values_and_offers_the_guided_one(
@@ -253,10 +261,10 @@ def test_a_model_with_gates_shows_their_values_and_offers_the_guided_one(
 ):
     panel = inspect(viewer, scan, models_folder / "tiny.safetensors")
     ask(qtbot, panel, (9, 12, 14))
-    text = panel.form.answer_label.text()
+    text = panel.asking.form.answer_label.text()
     assert "attention gate, level 2: 0." in text
     assert "no position attention" in text
-    assert not panel.form.guided_button.isHidden()
+    assert not panel.asking.form.guided_button.isHidden()
     assert not asked_layers(viewer)
 
 
@@ -268,30 +276,30 @@ def test_a_removed_scan_layer_changes_nothing_else(qtbot, viewer, scan, glance, 
     ask(qtbot, panel, (9, 12, 16))
     assert len(asked_layers(viewer)["asked"]) == 1
     viewer.layers.remove(scan)
-    panel.ask((9.0, 12.0, 14.0))
-    assert "Open a 3D scan" in panel.status.text
-    panel.clear()
+    panel.asking.ask((9.0, 12.0, 14.0))
+    assert "Open a 3D scan" in panel.runs.status.text
+    panel.asking.clear()
 
 
 def test_a_model_that_changed_since_the_run_is_refused(qtbot, viewer, scan, glance, inspect):
     panel = inspect(viewer, scan, glance)
-    record = panel.records[scan]
+    record = panel.runs.records[scan]
     model = dict(record.provenance["model"], sha256="0" * 64)
     stale = inspect_tasks.RunRecord(
         record.source, record.model_ref, {**record.provenance, "model": model}
     )
-    panel.records[scan] = stale
+    panel.runs.records[scan] = stale
     ask(qtbot, panel, (9, 12, 14))
-    assert "out of date" in panel.status.text
+    assert "out of date" in panel.runs.status.text
     assert not asked_layers(viewer)
 
 
 def test_only_the_last_of_several_clicks_counts(qtbot, viewer, scan, glance, inspect):
     panel = inspect(viewer, scan, glance)
-    panel.ask((2, 2, 2))
-    panel.ask((18, 20, 24))
-    qtbot.waitUntil(lambda: not panel.is_asking, timeout=30_000)
-    assert panel.last.question.voxel == (18, 20, 24)
+    panel.asking.ask((2, 2, 2))
+    panel.asking.ask((18, 20, 24))
+    qtbot.waitUntil(lambda: not panel.runs.is_busy, timeout=30_000)
+    assert panel.asking.last.question.voxel == (18, 20, 24)
     assert len(asked_layers(viewer)["asked"]) == 1
 
 
@@ -334,41 +342,45 @@ def test_real_clicks_in_all_three_slices_and_in_3d(
     array[12, 13, 14] = 9  # the brightest voxel along a ray through the middle
     layer = viewer.add_image(array, scale=(2, 1, 1), translate=(3, 4, 5), rotate=(0, 0, 20))
     panel = inspect(viewer, layer, glance)
-    panel.form.probe_button.setChecked(True)
-    qtbot.waitUntil(lambda: not panel.is_asking, timeout=30_000)
+    panel.asking.form.probe_button.setChecked(True)
+    qtbot.waitUntil(lambda: not panel.runs.is_busy, timeout=30_000)
     for order in ((0, 1, 2), (1, 0, 2), (2, 0, 1)):
-        panel.last = None
+        panel.asking.last = None
         viewer.dims.order = order
         viewer.dims.set_point(order[0], float(layer.data_to_world((12, 13, 14))[order[0]]))
         viewer.reset_view()
         QApplication.processEvents()
         centre_click(viewer, 6, 4)
-        qtbot.waitUntil(lambda: panel.last is not None and not panel.is_asking, timeout=30_000)
+        qtbot.waitUntil(
+            lambda: panel.asking.last is not None and not panel.runs.is_busy, timeout=30_000
+        )
         expected = layer.world_to_data(viewer.cursor.position)
-        np.testing.assert_allclose(panel.last.question.voxel, expected, atol=0.51)
+        np.testing.assert_allclose(panel.asking.last.question.voxel, expected, atol=0.51)
     viewer.dims.order = (0, 1, 2)
     viewer.dims.ndisplay = 3
     viewer.camera.center = tuple(layer.data_to_world((12, 13, 14)))
     viewer.camera.zoom = 12
     QApplication.processEvents()
-    panel.last = None
+    panel.asking.last = None
     centre_click(viewer)
-    qtbot.waitUntil(lambda: panel.last is not None and not panel.is_asking, timeout=30_000)
-    np.testing.assert_allclose(panel.last.question.voxel, (12, 13, 14), atol=1)
+    qtbot.waitUntil(
+        lambda: panel.asking.last is not None and not panel.runs.is_busy, timeout=30_000
+    )
+    np.testing.assert_allclose(panel.asking.last.question.voxel, (12, 13, 14), atol=1)
     panel.close_down()
-    panel.last = None
+    panel.asking.last = None
     centre_click(viewer)
-    assert panel.last is None
-    assert panel.probe._clicked not in viewer.mouse_drag_callbacks
+    assert panel.asking.last is None
+    assert panel.asking.probe._clicked not in viewer.mouse_drag_callbacks
 
 
 def test_dragging_and_painting_ask_nothing(make_napari_viewer, qtbot, inspect, scan_array):
     viewer = make_napari_viewer(show=True)
     viewer.add_image(scan_array)
     panel = inspect(viewer)
-    panel.form.probe_button.setChecked(True)
+    panel.asking.form.probe_button.setChecked(True)
     asked = []
-    panel.ask = asked.append
+    panel.asking.ask = asked.append
     native = viewer.window._qt_viewer.canvas.native
     middle = QPoint(native.width() // 2, native.height() // 2)
     left, plain = Qt.MouseButton.LeftButton, Qt.KeyboardModifier.NoModifier
@@ -381,11 +393,11 @@ def test_dragging_and_painting_ask_nothing(make_napari_viewer, qtbot, inspect, s
     labels.mode = "paint"
     centre_click(viewer)
     assert not asked
-    assert "being edited" in panel.status.text
+    assert "being edited" in panel.runs.status.text
     labels.mode = "pan_zoom"
     centre_click(viewer)
     assert len(asked) == 1
     viewer.camera.center = (0, 500, 500)
     centre_click(viewer)
     assert len(asked) == 1
-    assert "outside the scan" in panel.status.text
+    assert "outside the scan" in panel.runs.status.text

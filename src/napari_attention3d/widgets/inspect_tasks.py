@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
@@ -17,10 +17,19 @@ if TYPE_CHECKING:
     from ..attention.replay import Replay
     from ..models import Model
     from ..models.card import ModelCard
-    from ..session import Segmentation
     from ..volumes.volume import Volume
 
-__all__ = ["Asked", "Desk", "Question", "RunRecord", "ask_job", "find_guided", "prepare_job"]
+__all__ = [
+    "Asked",
+    "Desk",
+    "Question",
+    "RunRecord",
+    "ask_job",
+    "file_stamp",
+    "find_guided",
+    "model_changed",
+    "prepare_job",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +41,8 @@ class RunRecord:
     provenance: dict[str, Any] | None
     """None: not a run, but a model that shall look at a window alone."""
     card: ModelCard | None = None
-    segmentation: weakref.ref[Segmentation] | None = None
+    stamp: float = 0.0
+    """When the model's file was last changed, as of the run; 0: a built-in model."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +66,21 @@ class Asked:
     answer: Answer | None = None
     targets: Targets | None = None
     gates: dict[str, float] = field(default_factory=dict)
+
+
+def file_stamp(model_ref: str) -> float:
+    """When a model's file was last changed; 0 if it is not a file."""
+    path = Path(model_ref)
+    return path.stat().st_mtime if path.is_file() else 0.0
+
+
+def model_changed(record: RunRecord) -> str:
+    """Say whether the model's file was replaced since the run; empty if not."""
+    now = file_stamp(record.model_ref)
+    if now == record.stamp:
+        return ""
+    name = Path(record.model_ref).name
+    return f"{name} was {'replaced' if now else 'removed'} since the run"
 
 
 class Desk:
