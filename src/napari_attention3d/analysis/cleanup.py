@@ -10,13 +10,23 @@ import numpy as np
 from pydantic import Field, TypeAdapter, ValidationError
 
 from ..errors import InputError
+from ..models.card import ModelCard
 from ..progress import Job, Progress
 from ..volumes.volume import Volume
 from .instances import Instances, NumberComponents, SplitTouching
 from .masks import label_array
 from .rules import FillHoles, KeepLargest, Labels, MinimumSize, RemoveOutside, Rule, Smooth
 
-__all__ = ["AnyRule", "clean_up", "clean_up_report", "read_rules", "rules_from", "rules_to_plain"]
+__all__ = [
+    "AnyRule",
+    "card_with_rules",
+    "clean_up",
+    "clean_up_report",
+    "read_rules",
+    "rules_from",
+    "rules_of_card",
+    "rules_to_plain",
+]
 
 AnyRule = Annotated[
     KeepLargest
@@ -186,3 +196,31 @@ def read_rules(path: str | Path) -> tuple[Rule, ...]:
 def rules_to_plain(rules: Iterable[Rule]) -> list[dict[str, Any]]:
     """Plain values of rules, to be written to YAML or JSON."""
     return [rule.model_dump(mode="json", exclude_none=True) for rule in rules]
+
+
+def rules_of_card(card: ModelCard) -> tuple[Rule, ...]:
+    """Rules that are stored with a model; none if there are none.
+
+    Raises
+    ------
+    InputError
+        If they are not rules, or name classes that the model has not.
+    """
+    return _fitting(card, rules_from(list(card.clean_up), card.name)) if card.clean_up else ()
+
+
+def card_with_rules(card: ModelCard, rules: Sequence[Rule]) -> ModelCard:
+    """The card with these rules in place of its own; errors as `rules_of_card`."""
+    plain = tuple(rules_to_plain(_fitting(card, tuple(rules))))
+    return card.model_copy(update={"clean_up": plain})
+
+
+def _fitting(card: ModelCard, rules: tuple[Rule, ...]) -> tuple[Rule, ...]:
+    for number, rule in enumerate(rules, start=1):
+        for value in (*(rule.classes or ()), *getattr(rule, "inside", ())):
+            if value >= len(card.classes):
+                raise InputError(
+                    f"rule {number} names class {value}; {card.name} has classes 1 to "
+                    f"{len(card.classes) - 1}"
+                )
+    return rules

@@ -23,6 +23,9 @@ def clean(
     rules: Annotated[
         Path | None, typer.Option(help="YAML or JSON file with the rules, in their order.")
     ] = None,
+    model: Annotated[
+        str, typer.Option("--model", "-m", help="Apply the rules that are stored with this model.")
+    ] = "",
     smooth: Annotated[
         float | None, typer.Option(help="Smooth by a Gaussian of this width (mm or um).")
     ] = None,
@@ -42,7 +45,7 @@ def clean(
     overwrite: Annotated[bool, typer.Option(help="Replace a mask that is there.")] = False,
     json: Annotated[bool, JsonOption("what was changed")] = False,
 ) -> None:
-    """Clean up a mask by a file of rules, or by options.
+    """Clean up a mask by a file of rules, by a model's own, or by options.
 
     Options are applied in the order above. Lengths are in the scan's unit.
     """
@@ -58,7 +61,7 @@ def clean(
 
     format_for(out, writing=True)
     check_new_file(out, [labels], overwrite=overwrite)
-    steps = _rules(rules, chosen, classes)
+    steps = _rules_of_model(model, rules, chosen, classes) or _rules(rules, chosen, classes)
     from ..analysis.cleanup import clean_up, clean_up_report
 
     mask = read_mask(labels)
@@ -73,6 +76,28 @@ def clean(
         print_json({"labels": str(out), "rules": report})
 
 
+def _rules_of_model(
+    model: str, path: Path | None, chosen: dict[str, dict[str, Any] | None], classes: str
+) -> tuple[Rule, ...]:
+    """The rules in a model's card; none if no model is named."""
+    from ..analysis.cleanup import rules_of_card
+    from ..models.header import read_card, read_header
+    from ..models.store import find_model
+
+    if not model:
+        return ()
+    if path is not None or classes or any(one is not None for one in chosen.values()):
+        raise InputError("--model says all there is to do; leave the other options out")
+    file, _ = find_model(model)
+    found = rules_of_card(read_card(file, read_header(file)))
+    if not found:
+        raise InputError(
+            f"no rules are stored with {model}; store some: "
+            f"napari-attention3d models rules {model} FILE"
+        )
+    return found
+
+
 def _rules(
     path: Path | None, chosen: dict[str, dict[str, Any] | None], classes: str
 ) -> tuple[Rule, ...]:
@@ -85,7 +110,7 @@ def _rules(
         return read_rules(path)
     if not given:
         raise InputError(
-            "nothing to do: add --rules FILE, --smooth, --fill-holes, --min-size, "
+            "nothing to do: add --rules FILE, --model, --smooth, --fill-holes, --min-size, "
             "--keep-largest or --split-touching"
         )
     content = [{"rule": name, **settings} for name, settings in given.items()]

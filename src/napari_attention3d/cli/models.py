@@ -8,12 +8,14 @@ import typer
 
 from .common import JsonOption, print_json
 from .models_import import import_command
+from .models_rules import rules_command
 
 __all__ = ["app"]
 
 app = typer.Typer(help="List the models, show one's card, import weights.", no_args_is_help=True)
 
 app.command("import")(import_command)
+app.command("rules")(rules_command)
 
 
 @app.command("list")

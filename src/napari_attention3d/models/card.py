@@ -75,6 +75,8 @@ class ModelCard(_Strict):
     """Tiles that hold one single intensity are background and not computed."""
     intensity: str = ""
     """What intensities are expected, in words ("any MRI contrast; background about 0")."""
+    clean_up: tuple[dict[str, Any], ...] = ()
+    """Rules that suit its masks, applied on request: plain values for `analysis.cleanup`."""
     licence: str = ""
     training_data: str = ""
     citation: str = ""

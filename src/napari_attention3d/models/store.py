@@ -31,6 +31,7 @@ __all__ = [
     "list_models",
     "load_model",
     "save_model",
+    "update_card",
     "user_models_folder",
     "weights_sha256",
 ]
@@ -188,6 +189,35 @@ def save_model(
     with atomic_path(path) as temporary:
         temporary.write_bytes(payload)
     return path
+
+
+def update_card(model: Model, card: ModelCard) -> Model:
+    """Replace the card in a model's file; the weights stay as they are, byte for byte.
+
+    Raises
+    ------
+    InputError
+        If the model came with the package, or was never saved.
+    ModelFileError
+        If the card contradicts the network.
+    OutputError
+        If the file can't be written.
+    """
+    from safetensors.torch import load_file, save
+
+    from ..volumes.atomic import atomic_path
+
+    if model.path is None or model.built_in:
+        raise InputError(
+            f"{model.card.name} came with the package and stays as it is; copy its file into "
+            f"{user_models_folder()} under another name and change the copy"
+        )
+    _check_card(card, model.network, model.path.name)
+    card = card.model_copy(update={"network": model.card.network, "sha256": model.card.sha256})
+    payload = save(load_file(model.path), {CARD_KEY: card.model_dump_json()})
+    with atomic_path(model.path) as temporary:
+        temporary.write_bytes(payload)
+    return Model(card, model.network, model.path)
 
 
 def load_model(name_or_path: str | Path) -> Model:
