@@ -52,14 +52,14 @@ def cord_case(shared_data):
 
 
 def test_the_cord_is_trained_on_one_end_alone(cord_case):
-    (_, image, _), *others = cord_case.sampler.train
+    taught, *others = cord_case.sampler.train
     assert SHAPES["d04"] == (cord_case.patch, len(cord_case.classes))
     assert not others
     rest = cord_case.evaluations[0]
     first = int(torch.nonzero((rest.labels != IGNORE).flatten(1).any(1))[0])
     # the sampler holds no voxel of the gap or beyond, neither image nor label
-    assert image.shape[1] == first - 4
-    assert image.shape[2:] == rest.image.shape[2:]
+    assert taught.image.shape[1] == first - 4
+    assert taught.image.shape[2:] == rest.image.shape[2:]
     assert rest.labels[first:].max() == 1
     assert cord_case.evaluations[1].labels.shape != rest.labels.shape
 
@@ -67,11 +67,11 @@ def test_the_cord_is_trained_on_one_end_alone(cord_case):
 def test_the_abdomen_is_trained_on_every_sixth_slice(shared_data):
     case = abdomen(shared_data, seed=0)
     assert SHAPES["d01"] == (case.patch, len(case.classes))
-    (_, image, labels), *others = case.sampler.train
+    only, *others = case.sampler.train
     assert not others
     held = case.evaluations[0]
-    torch.testing.assert_close(image, held.image)  # same grid, same normalisation
-    taught = torch.nonzero((labels != IGNORE).flatten(1).any(1)).flatten()
+    torch.testing.assert_close(only.image, held.image)  # same grid, same normalisation
+    taught = torch.nonzero((only.label != IGNORE).flatten(1).any(1)).flatten()
     scored = torch.nonzero((held.labels != IGNORE).flatten(1).any(1)).flatten()
     assert taught.tolist() == [2, 8, 14, 20, 26]
     assert int((scored[:, None] - taught).abs().min()) == 2
