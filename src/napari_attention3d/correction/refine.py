@@ -35,9 +35,8 @@ from ..networks.norm import clear_calibration
 from ..progress import Job, Progress
 from ..training.losses import SegmentationLoss
 from ..volumes.volume import Volume
-from .encoding import check_corrections
 from .learn import ENOUGH_STROKES, TOLERANCE
-from .strokes import Painted
+from .strokes import Painted, Strokes, split_strokes
 from .working_copy import working_copy
 
 __all__ = ["RefineOptions", "Refined", "refine_job"]
@@ -339,21 +338,11 @@ def _as_painted(
     if isinstance(corrections, Painted):
         painted = corrections
     else:
-        from scipy import ndimage
-
-        check_corrections(corrections, scan.geometry.shape, classes)
-        voxels = np.argwhere(corrections)
-        values = corrections[tuple(voxels.T)].astype(np.intp)
-        values[values == np.iinfo(corrections.dtype).max] = 0
-        strokes = np.zeros(len(values), np.intp)
-        found = 0
-        for value in np.unique(values):  # touching voxels of one class are a stroke
-            part = np.zeros(corrections.shape, bool)
-            part[tuple(voxels[values == value].T)] = True
-            parts, count = ndimage.label(part, np.ones((3, 3, 3)))
-            strokes[values == value] = found + parts[tuple(voxels[values == value].T)] - 1
-            found += count
-        painted = Painted(voxels, values, strokes)
+        known = Strokes(scan.geometry.shape, classes)
+        whole = known.difference(corrections)
+        for stroke in split_strokes(whole) if whole is not None else ():
+            known.add(stroke)
+        painted = known.painted()
     if not len(painted.voxels):
         raise InputError("nothing is painted yet; paint a stroke where the mask is wrong")
     return painted

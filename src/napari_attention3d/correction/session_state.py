@@ -20,7 +20,7 @@ from .grid import choose_work_grid
 from .merge import Approval, approved_too, flipped, mask_edits, merge
 from .places import doubt, worst_place
 from .rounds import Round, RoundHistory, RoundRecord
-from .strokes import Stroke, Strokes
+from .strokes import Stroke, Strokes, split_strokes
 
 __all__ = ["SessionState"]
 
@@ -134,6 +134,22 @@ class SessionState(RoundHistory):
         if stroke is not None:
             self.add_stroke(stroke.voxels, stroke.values)
         return stroke
+
+    def paint_parts(self, corrections: Labels) -> int:
+        """`paint`, but each touching part of one class is a stroke of its own; how many.
+
+        For corrections that come all at once, from a file.
+
+        Raises
+        ------
+        InputError
+            As `paint`.
+        """
+        whole = self.strokes.difference(corrections)
+        parts = [] if whole is None else split_strokes(whole)
+        for part in parts:
+            self.add_stroke(part.voxels, part.values)
+        return len(parts)
 
     def add_stroke(self, voxels: npt.NDArray[Any], values: npt.NDArray[Any] | int) -> Stroke:
         """Paint voxels (N, 3) with values as in the corrections (0: erase).

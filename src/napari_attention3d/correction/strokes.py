@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy import ndimage
 
 from ..errors import InputError
 from .encoding import background_value, check_corrections, empty_corrections
 
-__all__ = ["Painted", "Stroke", "Strokes", "thinned"]
+__all__ = ["Painted", "Stroke", "Strokes", "split_strokes", "thinned"]
 
 HELD_BACK = 5
 """Every fifth stroke is kept back for scoring."""
@@ -82,6 +83,27 @@ def thinned(painted: Painted, seed: int = 0) -> Painted:
         ]
     ] = True
     return painted.pick(chosen)
+
+
+def split_strokes(whole: Stroke) -> list[Stroke]:
+    """Parts of a stroke that touch (by corners too) and have one value, in the array's order.
+
+    For corrections of unknown history, as a file holds them.
+    """
+    if not len(whole.voxels):
+        return []
+    low = whole.voxels.min(0)
+    values = np.zeros(whole.voxels.max(0) - low + 1, np.int32)
+    values[tuple((whole.voxels - low).T)] = whole.values.astype(np.int32) + 1
+    found: list[tuple[list[int], Stroke]] = []
+    for value in np.unique(whole.values):
+        parts, _ = ndimage.label(values == int(value) + 1, np.ones((3, 3, 3)))
+        for number, box in enumerate(ndimage.find_objects(parts), 1):
+            start = low + [s.start for s in box]
+            voxels = (np.argwhere(parts[box] == number) + start).astype(np.int32)
+            part = Stroke(voxels, np.full(len(voxels), value, whole.values.dtype))
+            found.append((voxels[0].tolist(), part))
+    return [stroke for _, stroke in sorted(found, key=lambda item: item[0])]
 
 
 @dataclass
