@@ -18,6 +18,7 @@ from qtpy.QtWidgets import (
 
 from .inspect_panel import InspectPanel
 from .layer_chooser import LayerChooser
+from .measure_panel import MeasurePanel
 from .segment_panel import SegmentPanel
 from .status_bar import StatusBar
 from .worker import JobRunner
@@ -54,6 +55,8 @@ class Attention3DWidget(QWidget):
             napari_viewer, self.runner, self.chooser, self.status, self.segment
         )
         self.tabs.addTab(_scrolling(self.inspect), "Inspect")
+        self.measure = MeasurePanel(napari_viewer, self.runner, self.chooser, self.status)
+        self.tabs.addTab(_scrolling(self.measure), "Measure")
         head = QFormLayout()
         head.setContentsMargins(0, 0, 0, 0)
         label = QLabel("Scan")
@@ -81,6 +84,7 @@ class Attention3DWidget(QWidget):
             return
         self._open = False
         self.inspect.close_down()
+        self.measure.close_down()
         self.runner.stop()
         self.chooser.detach()
 
@@ -90,6 +94,7 @@ class Attention3DWidget(QWidget):
         self._open = True
         self.chooser.attach()
         self.segment.start()
+        self.measure.start()
 
 
 def _scrolling(panel: QWidget) -> QScrollArea:
