@@ -124,7 +124,7 @@ def test_a_folder_in_use_is_not_touched(saved, scan, folder, tmp_path):
 
 def test_another_scan_is_refused(saved, folder):
     other = Volume.from_array(np.zeros((4, 5, 6), np.float32), name="other")
-    with pytest.raises(InputError, match="'phantom'.*open that scan"):
+    with pytest.raises(InputError, match=r"'phantom'.*open that scan"):
         CorrectionSession.resume(folder, other)
 
 

@@ -1,0 +1,123 @@
+"""Rounds in which the network is trained, in a session."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from napari_attention3d.correction import session as session_module
+from napari_attention3d.correction.learn import learn_job
+from napari_attention3d.correction.refine import RefineOptions
+from napari_attention3d.correction.session import CorrectionSession
+from napari_attention3d.errors import InputError, OutOfMemory
+from napari_attention3d.models.store import load_model
+
+FEW = RefineOptions(steps=3, patch=(8, 16, 16), device="cpu")
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """A network that is quick to train, where one is made from nothing."""
+    from napari_attention3d.correction import working_copy
+    from napari_attention3d.networks import build_network
+
+    def build(name, **config):
+        return build_network(name, **{**config, "channels": (4, 8), "strides": [(2, 2, 2)]})
+
+    monkeypatch.setattr(working_copy, "build_network", build)
+
+
+def learned(session, finish):
+    session.apply(finish(session.learn_job()))
+    made = session.apply(finish(session.refine_job(FEW)))
+    return made
+
+
+@pytest.mark.usefixtures("small")
+def test_from_nothing_a_network_is_trained_undone_and_saved(session, scan, finish, tmp_path):
+    with pytest.raises(InputError, match="no network was trained"):
+        session.save_model(tmp_path / "early.safetensors")
+    made = learned(session, finish)
+    assert made.record.kind == "network"
+    assert len(made.record.losses) == 3
+    assert made.record.network == session.current == 2
+    assert made.network.probabilities.shape == (3, *session.shape)
+    np.testing.assert_allclose(made.network.probabilities.sum(0), 1, atol=0.01)
+    assert session.has_network
+    path = session.save_model(tmp_path / "mine.safetensors", "Mine")
+    saved = load_model(path)
+    assert saved.card.class_names == list(session.classes)
+    assert saved.card.title == "Mine"
+    for name, tensor in saved.network.state_dict().items():
+        np.testing.assert_array_equal(tensor.numpy(), made.network.weights[name])
+    session.undo()
+    assert not session.has_network
+    session.redo()
+    assert session.has_network
+
+
+@pytest.mark.usefixtures("small")
+def test_the_next_fast_round_takes_the_network_for_what_is_to_be_corrected(session, finish):
+    learned(session, finish)
+    made = session.apply(finish(session.learn_job()))
+    assert made.record.kind == "fast"
+    assert made.record.network == 2
+    assert session._head[1].prior is not None
+
+
+def test_weights_and_labels_go_back_together(scan, model, finish):
+    session = finish(CorrectionSession.start_job(scan, model, threads=1))
+    session.add_stroke([[6, 8, x] for x in range(5, 12)], 1)
+    start = {k: v.clone() for k, v in session.current_model().network.state_dict().items()}
+    labels = session.labels
+    made = learned(session, finish)
+    moved = session.current_model().network.state_dict()
+    assert any(not np.array_equal(moved[k], start[k]) for k in start)
+    session.undo()
+    session.undo()
+    for name, tensor in session.current_model().network.state_dict().items():
+        np.testing.assert_array_equal(tensor, start[name])
+    painted = session.corrections != 0
+    np.testing.assert_array_equal(session.labels[~painted], labels[~painted])
+    session.go_to(2)
+    for name, tensor in session.current_model().network.state_dict().items():
+        np.testing.assert_array_equal(tensor, made.network.weights[name])
+
+
+def test_a_network_of_a_round_that_lost_is_not_taken(session, finish, monkeypatch):
+    session.apply(finish(session.learn_job()))
+
+    def worse(model, scan, head, grid, painted, *args, **kwargs):
+        result = yield from learn_job(head, grid, painted)
+        result.lost = True
+        return result
+
+    monkeypatch.setattr(session_module, "refine_round_job", worse)
+    assert session.apply_if_better(finish(session.refine_job(FEW))) is None
+    assert session.current == 1
+    assert not session.has_network
+
+
+def test_memory_that_runs_out_while_it_trains_leaves_the_session_as_it_was(
+    session, finish, monkeypatch
+):
+    session.apply(finish(session.learn_job()))
+
+    def full(*args, **kwargs):
+        raise MemoryError
+        yield
+
+    monkeypatch.setattr(session_module, "refine_round_job", full)
+    with pytest.raises(OutOfMemory, match="Your strokes are kept"):
+        finish(session.refine_job(FEW))
+    assert (session.current, len(session.strokes)) == (1, 3)
+
+
+def test_cancelled_training_changes_nothing(session):
+    job = session.refine_job(FEW)
+    for step in job:
+        if step.metrics:
+            break
+    job.close()
+    assert session.current == 0
+    assert not session.has_network
