@@ -16,7 +16,7 @@ from .inspect_layers import COLOURS, AnswerLayers
 from .inspect_probe import ProbeForm
 from .inspect_runs import Runs, mask_on_scan
 from .inspect_words import answer_text
-from .probe import Probe, Voxel, voxel_under
+from .probe import Place, Probe, Voxel, voxel_under
 from .region import focus_in_view
 
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ __all__ = ["Asking"]
 
 DIMMED = 0.55
 """Share of the scan's opacity that is left while answers lie on it."""
+IN_3D = 0.3
+"""Share of the mask's opacity that is left in the 3D view."""
 _HOVER = 60
 """Milliseconds that the mouse rests before a hovered voxel is asked."""
 
@@ -52,7 +54,9 @@ class Asking(QObject):
         self.last: inspect_tasks.Asked | None = None
         self._shown: AnswerLayers | None = None
         self._pinned: list[AnswerLayers] = []
-        self._opacity: weakref.WeakKeyDictionary[Layer, float] = weakref.WeakKeyDictionary()
+        self._before: weakref.WeakKeyDictionary[Layer, dict[str, tuple[float, float]]] = (
+            weakref.WeakKeyDictionary()
+        )
         self._event: Any = None
         self._voxel_of_no_run: Voxel | None = None
         self._aside: inspect_tasks.RunRecord | None = None
@@ -71,10 +75,15 @@ class Asking(QObject):
         form.clear_clicked.connect(self.clear)
         form.pin_toggled.connect(self._on_pin_toggled)
 
+    def start(self) -> None:
+        """Follow the viewer's change between 2D and 3D."""
+        self.viewer.dims.events.ndisplay.connect(self._dim)
+
     def close_down(self) -> None:
         """Stop listening to the mouse."""
         self.form.probe_button.setChecked(False)
         self._rest.stop()
+        self.viewer.dims.events.ndisplay.disconnect(self._dim)
 
     # ---- the mouse
 
@@ -115,7 +124,7 @@ class Asking(QObject):
 
     def _on_move(self, event: Any) -> None:
         if self.form.hover_box.isChecked() and len(event.dims_displayed) == 2:
-            self._event = _Place(event)
+            self._event = Place(event)
             self._rest.start()
 
     def _on_rest(self) -> None:
@@ -264,27 +273,50 @@ class Asking(QObject):
         words = answer_text(asked, self.form.scale)
         self.form.say(f"⚠ Out of date: {stale}\n{words}" if stale else words)
 
+    @property
+    def map_layer(self) -> Layer | None:
+        """The map of the answer that is shown."""
+        return self._shown.layer("map") if self._shown is not None else None
+
     def _hide(self) -> None:
         if self._shown is not None:
             self._shown.remove()
             self._shown = None
 
-    def _dim(self) -> None:
-        """Show the scan darker while answers lie on it, as it was otherwise."""
+    def _dim(self, event: Any = None) -> None:
+        """Show the scan darker and the mask as outlines while answers lie on them."""
         answered = self._shown is not None or bool(self._pinned)
-        scan = self.runs.chooser.layer
-        if answered and self.form.dim_box.isChecked() and scan is not None:
-            if scan not in self._opacity:
-                self._opacity[scan] = scan.opacity
-                scan.opacity = DIMMED * scan.opacity
+        if not (answered and self.form.dim_box.isChecked()):
+            for layer, before in list(self._before.items()):
+                for name, (old, ours) in before.items():
+                    if getattr(layer, name) == ours:  # else the person has chosen anew
+                        setattr(layer, name, old)
+            self._before.clear()
             return
-        for layer, opacity in list(self._opacity.items()):
-            layer.opacity = opacity
-        self._opacity.clear()
+        scan, mask = self.runs.chooser.layer, self.runs.mask_layer()
+        if scan is not None:
+            self._change(scan, opacity=DIMMED * self._old(scan, "opacity"))
+        if mask is not None:
+            self._change(mask, contour=1)
+            in_3d = self.viewer.dims.ndisplay == 3  # where a mask has no outlines
+            self._change(mask, opacity=(IN_3D if in_3d else 1.0) * self._old(mask, "opacity"))
+
+    def _old(self, layer: Layer, name: str) -> float:
+        """What a setting was before answers lay on the layer."""
+        known = self._before.get(layer, {}).get(name)
+        return float(known[0] if known is not None else getattr(layer, name))
+
+    def _change(self, layer: Layer, **values: float) -> None:
+        before = self._before.setdefault(layer, {})
+        for name, value in values.items():
+            if name in before and getattr(layer, name) != before[name][1]:
+                continue  # the person has chosen anew
+            before[name] = (self._old(layer, name), value)
+            setattr(layer, name, value)
 
     def go_to_peak(self) -> None:
         """Move the view to the slice where the shown map is strongest."""
-        layer = self._shown.layer("map") if self._shown is not None else None
+        layer = self.map_layer
         if layer is None:
             self.status.idle("There is no answer in the viewer: click a voxel first")
             return
@@ -322,12 +354,3 @@ class Asking(QObject):
     def _on_pin_toggled(self, index: int, on: bool) -> None:
         if index < len(self._pinned):
             self._pinned[index].set_visible(on)
-
-
-class _Place:
-    """What of a mouse event outlives it."""
-
-    def __init__(self, event: Any) -> None:
-        self.position = tuple(float(p) for p in event.position)
-        self.view_direction = event.view_direction
-        self.dims_displayed = list(event.dims_displayed)

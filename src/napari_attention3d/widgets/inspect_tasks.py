@@ -123,6 +123,27 @@ class Desk:
             return None
         return _answer(record, question, replay)
 
+    def probabilities(self, record: RunRecord, voxel: Sequence[float]) -> dict[str, float]:
+        """Classes and their probabilities at a voxel, if its tile is kept; else empty."""
+        open_ = self._open
+        if open_ is None or open_[0] is not record:
+            return {}
+        from ..attention.ask import box_to_ask
+
+        replay = open_[1]
+        look = replay.kept(box_to_ask(replay, voxel))
+        if look is None:
+            return {}
+        index = [
+            min(max(round(p) - a, 0), n - 1)
+            for p, a, n in zip(
+                replay.on_grid(voxel), look.box.start, look.logits.shape[1:], strict=True
+            )
+        ]
+        z, y, x = index
+        shares = look.logits[:, z, y, x].softmax(0).tolist()
+        return dict(zip(replay.model.card.class_names, shares, strict=True))
+
 
 def ask_job(desk: Desk, record: RunRecord, question: Question) -> Generator[Progress, None, Asked]:
     """Ask a run about a voxel; a job."""

@@ -94,6 +94,7 @@ class Attention3DWidget(QWidget):
         self._open = True
         self.chooser.attach()
         self.segment.start()
+        self.inspect.start()
         self.measure.start()
 
 

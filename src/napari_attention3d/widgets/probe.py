@@ -13,7 +13,7 @@ from .layers import LayerSource
 if TYPE_CHECKING:
     from napari.layers import Layer
 
-__all__ = ["Probe", "shown_to_voxel", "voxel_to_shown", "voxel_under"]
+__all__ = ["Place", "Probe", "shown_to_voxel", "voxel_to_shown", "voxel_under"]
 
 Voxel = tuple[float, float, float]
 
@@ -111,6 +111,21 @@ def _ray_points(
 ) -> npt.NDArray[np.float64]:
     count = max(2, int(2 * np.abs(far - near).max()) + 1)
     return np.linspace(near, far, count)
+
+
+class Place:
+    """What of a mouse event outlives it.
+
+    Parameters
+    ----------
+    event
+        A mouse event of the viewer.
+    """
+
+    def __init__(self, event: Any) -> None:
+        self.position = tuple(float(p) for p in event.position)
+        self.view_direction = event.view_direction
+        self.dims_displayed = list(event.dims_displayed)
 
 
 class Probe:
