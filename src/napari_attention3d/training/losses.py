@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 import torch
-from monai.losses import DiceLoss
 from torch import Tensor, nn
 from torch.nn import functional as nnf
 
@@ -27,6 +26,10 @@ __all__ = [
 ]
 
 
+SMOOTH = 1e-5
+"""Of the Dice, so that it is defined where a class is neither there nor predicted."""
+
+
 def balanced_weights(shares: Tensor) -> Tensor:
     """Class weights, one over the square root of the share, at most 10 times the smallest.
 
@@ -45,17 +48,44 @@ def balanced_weights(shares: Tensor) -> Tensor:
     return raw / float((raw * shares).sum().clamp_min(1e-6))
 
 
-def shrink_labels(labels: Tensor, size: Sequence[int]) -> Tensor:
-    """Nearest labels (B, Z, Y, X) on a coarser grid over the same box."""
+def shrink_labels(labels: Tensor, size: Sequence[int], ignore: int | None = None) -> Tensor:
+    """Labels (B, Z, Y, X) on a coarser grid over the same box.
+
+    The label nearest to a coarse voxel's centre; with `ignore` the nearest one inside the
+    coarse voxel that is known, so that thin strokes and single slices are not lost.
+    """
     if tuple(labels.shape[1:]) == tuple(size):
         return labels
+    if ignore is not None:
+        return _nearest_known(labels, size, ignore)
     return nnf.interpolate(labels[:, None].float(), size=tuple(size), mode="nearest-exact")[
         :, 0
     ].to(labels.dtype)
 
 
+def _nearest_known(labels: Tensor, size: Sequence[int], ignore: int) -> Tensor:
+    closeness = torch.full(labels.shape[1:], 4.0, device=labels.device)
+    for axis, (fine, coarse) in enumerate(zip(labels.shape[1:], size, strict=True)):
+        place = (torch.arange(fine, device=labels.device) + 0.5) * coarse / fine
+        view = [1, 1, 1]
+        view[axis] = -1
+        closeness = closeness - (place - place.floor() - 0.5).abs().view(view)
+    score = closeness * (labels != ignore)
+    shape: Any = tuple(size)
+    best, index = nnf.adaptive_max_pool3d(score[:, None], shape, return_indices=True)
+    chosen = labels.flatten(1).gather(1, index.flatten(1)).view(best[:, 0].shape)
+    return torch.where(best[:, 0] > 0, chosen, ignore).to(labels.dtype)
+
+
 class SegmentationLoss(nn.Module):
-    """Soft Dice (MONAI) + cross-entropy, and the same on side logits, each halved.
+    """Soft Dice + cross-entropy, and the same on side logits, each halved.
+
+    Both are made of sums over the known voxels of the batch,
+
+        Dice = 1 - mean_k (2 I_k + e) / (P_k + T_k + e),  CE = sum w nll / sum w,
+
+    with I, P and T the sums of p*t, p and t of a class and e = 1e-5: so several processes
+    that add up their sums have the loss, and the gradient, of one with the whole batch.
 
     Parameters
     ----------
@@ -75,7 +105,8 @@ class SegmentationLoss(nn.Module):
         super().__init__()
         self.register_buffer("class_weights", class_weights)
         self.ignore, self.side = ignore, side
-        self.dice = DiceLoss(softmax=True, include_background=True, batch=True)
+        self.over_processes: Callable[[Tensor], Tensor] | None = None
+        """Adds a tensor up over the processes of a run, differentiably."""
 
     def forward(self, logits: Tensor, labels: Tensor, sides: Sequence[Tensor] = ()) -> Tensor:
         """Loss of a batch.
@@ -93,26 +124,44 @@ class SegmentationLoss(nn.Module):
         weight, norm = 1.0, 1.0
         for side in sides if self.side > 0 else ():
             weight *= self.side
-            total = total + weight * self._one(side, shrink_labels(labels, side.shape[2:]))
+            small = shrink_labels(labels, side.shape[2:], self.ignore)
+            total = total + weight * self._one(side, small)
             norm += weight
         return total / norm
 
     def _one(self, logits: Tensor, labels: Tensor) -> Tensor:
         logits, target = logits.float(), labels.long()
-        weights = self.class_weights
-        if self.ignore is None:
-            one_hot = nnf.one_hot(target, logits.shape[1]).movedim(-1, 1).to(logits.dtype)
-            dice: Tensor = self.dice(logits, one_hot)
-            return dice + nnf.cross_entropy(logits, target, weight=weights)
-        # Partial loss: only labelled voxels, gathered into one row, count in both terms.
-        known = target != self.ignore
-        if not bool(known.any()):
+        classes = logits.shape[1]
+        log_p = logits.log_softmax(1)
+        p = log_p.exp()
+        known = None
+        if self.ignore is not None:
+            known = target != self.ignore
+            target = torch.where(known, target, 0)
+            p = p * known[:, None]
+        weights = logits.new_ones(classes) if self.class_weights is None else self.class_weights
+        voxel_weights = weights[target]
+        one_hot = target[:, None] == torch.arange(classes, device=target.device).view(-1, 1, 1, 1)
+        if known is not None:
+            voxel_weights = voxel_weights * known
+            one_hot = one_hot & known[:, None]
+        axes = (0, 2, 3, 4)
+        entropy = -log_p.gather(1, target[:, None])[:, 0] * voxel_weights
+        sums = torch.cat(
+            [
+                torch.where(one_hot, p, 0).sum(axes),
+                p.sum(axes),
+                one_hot.sum(axes).to(p.dtype),
+                torch.stack([entropy.sum(), voxel_weights.sum()]),
+            ]
+        )
+        if self.over_processes is not None:
+            sums = self.over_processes(sums)
+        both, ours, theirs = sums[: 3 * classes].view(3, classes)
+        if float(sums[-1].detach()) == 0:  # nothing is labelled here
             return logits.sum() * 0
-        flat = logits.movedim(1, -1)[known].T[None]
-        truth = target[known][None]
-        one_hot = nnf.one_hot(truth, logits.shape[1]).movedim(-1, 1).to(logits.dtype)
-        overlap: Tensor = self.dice(flat, one_hot)
-        return overlap + nnf.cross_entropy(flat, truth, weight=weights)
+        dice = 1 - (2 * both + SMOOTH) / (ours + theirs + SMOOTH)
+        return dice.mean() + sums[-2] / sums[-1]
 
 
 def guided_loss(trace: GuidanceTrace, detach_targets: bool = False) -> Tensor:
@@ -212,10 +261,21 @@ class GuidedAttentionLoss(nn.Module):
     def _one(self, logits: Tensor, labels: Tensor) -> Tensor:
         if logits.shape[2:] != labels.shape[1:]:
             # Voxel j of the grid lies on voxel stride * j: no interpolation is needed.
-            z, y, x = self.grid_stride
-            labels = labels[:, ::z, ::y, ::x]
+            labels = self._on_grid(labels, logits.shape[2:])
         loss: Tensor = self.segmentation(logits, labels)
         return loss
+
+    def _on_grid(self, labels: Tensor, size: Sequence[int]) -> Tensor:
+        z, y, x = self.grid_stride
+        ignore = self.segmentation.ignore
+        if ignore is None:
+            return labels[:, ::z, ::y, ::x]
+        # Moved by half a stride, so that a grid voxel lies in the middle of its cell.
+        pad = []
+        for axis in (2, 1, 0):
+            low = self.grid_stride[axis] // 2
+            pad += [low, size[axis] * self.grid_stride[axis] - low - labels.shape[1 + axis]]
+        return shrink_labels(nnf.pad(labels, pad, value=ignore), size, ignore)
 
 
 class SideLoss(nn.Module):
