@@ -31,10 +31,11 @@ def test_base_requirements_bring_no_qt(project):
     assert not [name for name in base if name.startswith(QT) or name.startswith("napari[")]
 
 
-def test_all_brings_qt_the_demo_and_xlsx(project):
+def test_all_brings_qt_and_every_extra(project):
     extras = {extra: names(lines) for extra, lines in project["optional-dependencies"].items()}
     assert "napari[all]" in extras["all"]
-    assert "napari-attention3d[demo,xlsx]" in extras["all"]
+    of_users = sorted(set(extras) - {"all", "dev", "docs", "test"})
+    assert f"napari-attention3d[{','.join(of_users)}]" in extras["all"]
     assert "nilearn" in extras["demo"]
 
 
@@ -51,7 +52,7 @@ def imported_packages(path: Path) -> set[str]:
 def test_what_is_imported_is_required(project):
     required = {name.partition("[")[0].replace("-", "_") for name in names(project["dependencies"])}
     called = {"yaml": "pyyaml", "skimage": "scikit_image", "sklearn": "scikit_learn"}
-    optional = {"napari_attention3d", "nilearn", "openpyxl"}
+    optional = {"napari_attention3d", "nilearn", "openpyxl", "SimpleITK", "pydicom", "distributed"}
     missing = set()
     for path in (ROOT / "src").rglob("*.py"):
         for name in imported_packages(path) - set(sys.stdlib_module_names) - optional:

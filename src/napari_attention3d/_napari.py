@@ -52,7 +52,22 @@ def get_reader(path: PathOrPaths) -> Callable[[PathOrPaths], list[LayerData]] | 
 
 
 def _read(path: PathOrPaths) -> list[LayerData]:
-    return [layer for one in _paths(path) for layer in _opened(one)]
+    return [layer for one in _one_of_each_series(_paths(path)) for layer in _opened(one)]
+
+
+def _one_of_each_series(paths: list[str]) -> list[str]:
+    """Of slices of the same DICOM series, which stand for the whole, only the first."""
+    from .volumes.formats.dicom import series_of
+
+    kept, seen = [], set()
+    for one in paths:
+        if len(paths) > 1 and one.lower().endswith(".dcm"):
+            key = (Path(one).parent, series_of(Path(one)))
+            if key in seen:
+                continue
+            seen.add(key)
+        kept.append(one)
+    return kept
 
 
 def _opened(path: str) -> list[LayerData]:
@@ -169,7 +184,7 @@ def _shown(path: str | Path, name: str | None = None, kind: str | None = None) -
         volume = volume.replace(name=name)
     kind = kind or str(volume.metadata.get("kind") or guess_kind(volume))
     coarser: list[Any] = []
-    if Path(path).is_dir():
+    if Path(path).is_dir() and volume.metadata.get("format") != "DICOM":
         from .volumes.formats.ome_zarr import coarser_levels
 
         if kind == "labels" and volume.array.nbytes <= _EDITABLE:

@@ -22,8 +22,10 @@ def read_volume(
     Parameters
     ----------
     path
-        NIfTI (.nii, .nii.gz), FreeSurfer (.mgz, .mgh), TIFF (.tif, .tiff; ImageJ, OME) or
-        an OME-Zarr folder (.zarr; 0.4, 0.5; or a group inside: scan.zarr/labels/cells).
+        NIfTI (.nii, .nii.gz), FreeSurfer (.mgz, .mgh), TIFF (.tif, .tiff; ImageJ, OME),
+        NRRD (.nrrd, .nhdr), MetaImage (.mha, .mhd), a folder of DICOM slices (or one of its
+        files), or an OME-Zarr folder (.zarr; 0.4, 0.5; or a group inside:
+        scan.zarr/labels/cells).
     channel
         Keep only this channel, counted from 0. None keeps all.
     time
@@ -59,7 +61,7 @@ def write_volume(path: str | Path, volume: Volume, *, like: Volume | None = None
     ----------
     path
         Its suffix chooses the format: .nii, .nii.gz, .tif, .tiff, .ome.tif, .ome.tiff,
-        .zarr, .ome.zarr. ``scan.zarr/labels/NAME`` adds a label map to an OME-Zarr 0.5
+        .nrrd, .mha, .zarr, .ome.zarr. ``scan.zarr/labels/NAME`` adds a label map to an OME-Zarr 0.5
         image. OME-Zarr knows no rotations and flips: other tools show such a
         scan with its true voxel sizes and first voxel only; we restore all of it.
     volume

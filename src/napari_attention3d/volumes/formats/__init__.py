@@ -10,6 +10,8 @@ from pathlib import Path
 
 from ...errors import InputError, VolumeFormatError
 from .base import Format
+from .dicom import DicomFormat
+from .itk import MetaImageFormat, NrrdFormat
 from .mgz import MgzFormat
 from .nifti import NiftiFormat
 from .ome_zarr import OmeZarrFormat
@@ -25,7 +27,16 @@ __all__ = [
 ]
 
 FORMATS: dict[str, Format] = {
-    one.name: one for one in (NiftiFormat(), MgzFormat(), TiffFormat(), OmeZarrFormat())
+    one.name: one
+    for one in (
+        NiftiFormat(),
+        MgzFormat(),
+        TiffFormat(),
+        OmeZarrFormat(),
+        NrrdFormat(),
+        MetaImageFormat(),
+        DicomFormat(),
+    )
 }
 """Formats by name."""
 
@@ -57,7 +68,7 @@ def format_for(path: str | Path, *, writing: bool = False) -> Format:
     """
     path = Path(path)
     for one in FORMATS.values():
-        if (one.writable or not writing) and one.matches(path):
+        if one.can_write(path) if writing else one.matches(path):
             return one
     if writing:
         raise InputError(
@@ -72,5 +83,10 @@ def format_for(path: str | Path, *, writing: bool = False) -> Format:
 
 
 def _suffixes(*, writing: bool) -> tuple[str, ...]:
-    found = {s for one in FORMATS.values() if one.writable or not writing for s in one.suffixes}
+    found = set()
+    for one in FORMATS.values():
+        if not writing:
+            found |= set(one.suffixes)
+        elif one.writable:
+            found |= set(one.suffixes) - set(one.read_only)
     return tuple(sorted(found, key=lambda s: (-len(s), s)))

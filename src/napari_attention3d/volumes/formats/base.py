@@ -52,15 +52,22 @@ class Format(ABC):
         Lower case, with their dots.
     writable
         Whether `write` is supported.
+    read_only
+        Those of the suffixes that are read but not written.
     """
 
     name: ClassVar[str]
     suffixes: ClassVar[tuple[str, ...]]
     writable: ClassVar[bool] = False
+    read_only: ClassVar[tuple[str, ...]] = ()
 
     def matches(self, path: Path) -> bool:
         """Whether the name is of this format (nothing is opened)."""
         return matched_suffix(path, self.suffixes) != ""
+
+    def can_write(self, path: Path) -> bool:
+        """Whether a file of this name can be written."""
+        return self.writable and self.matches(path) and not matched_suffix(path, self.read_only)
 
     @abstractmethod
     def read(self, path: Path, *, channel: int | None, time: int | None, lazy: bool) -> Volume:
