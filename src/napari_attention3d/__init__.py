@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .correction.use_case import Refinement, refine
     from .errors import Attention3DError
     from .geometry import Geometry
     from .models.store import Model, list_models, load_model
@@ -22,12 +23,14 @@ _WHERE = {
     "Attention3DError": ".errors",
     "Geometry": ".geometry",
     "Model": ".models.store",
+    "Refinement": ".correction.use_case",
     "SegmentOptions": ".session",
     "Segmentation": ".session",
     "Volume": ".volumes",
     "list_models": ".models.store",
     "load_model": ".models.store",
     "read_volume": ".volumes",
+    "refine": ".correction.use_case",
     "segment": ".session",
     "write_volume": ".volumes",
 }
@@ -36,6 +39,7 @@ __all__ = [
     "Attention3DError",
     "Geometry",
     "Model",
+    "Refinement",
     "SegmentOptions",
     "Segmentation",
     "Volume",
@@ -43,6 +47,7 @@ __all__ = [
     "list_models",
     "load_model",
     "read_volume",
+    "refine",
     "segment",
     "write_volume",
 ]

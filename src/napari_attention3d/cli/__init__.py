@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import typer
 
-from . import clean, demo, doctor, evaluate, measure, models, segment, train
+from . import clean, demo, doctor, evaluate, measure, models, refine, segment, train
 from .common import CANCELLED, report_error
 
 __all__ = ["app", "main"]
@@ -27,6 +27,7 @@ app = typer.Typer(
 app.command("demo")(demo.demo)
 app.command("segment")(segment.segment)
 app.command("train")(train.train)
+app.command("refine")(refine.refine)
 app.command("evaluate")(evaluate.evaluate)
 app.command("measure")(measure.measure)
 app.command("clean")(clean.clean)
