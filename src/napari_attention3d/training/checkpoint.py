@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,10 @@ class Checkpoint:
     best_score: float
     fingerprint: str
     """Identifies network and classes; a checkpoint of another run is refused."""
+    seconds: float = 0.0
+    """Time that the training took so far."""
+    per_class: dict[str, float] = field(default_factory=dict)
+    """Dice by class name at the best validation."""
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:

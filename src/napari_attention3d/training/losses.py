@@ -161,7 +161,8 @@ class SegmentationLoss(nn.Module):
         if float(sums[-1].detach()) == 0:  # nothing is labelled here
             return logits.sum() * 0
         dice = 1 - (2 * both + SMOOTH) / (ours + theirs + SMOOTH)
-        return dice.mean() + sums[-2] / sums[-1]
+        loss: Tensor = dice.mean() + sums[-2] / sums[-1]
+        return loss
 
 
 def guided_loss(trace: GuidanceTrace, detach_targets: bool = False) -> Tensor:
