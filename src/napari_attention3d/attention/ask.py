@@ -14,6 +14,7 @@ from torch import Tensor
 from ..errors import InputError
 from ..geometry import Geometry
 from ..inference.resample import axis_positions
+from ..inference.stream.margin import reach
 from ..inference.tiling import Box
 from ..networks.self_attention import PositionRecord
 from ..volumes.volume import Volume
@@ -42,6 +43,8 @@ __all__ = [
 Kind = Literal["row", "column", "label", "hubs"]
 ALL_SCALES = "all-scales"
 """Name of the mean over the scales of the last step."""
+WIDEST = 160
+"""Voxels along each axis of the window from which values of gates are taken: seconds."""
 
 MEANING = {
     "row": "share of its attention that the asked voxel gives to each place; sums to 1",
@@ -224,8 +227,9 @@ def lines(replay: Replay, answer: Answer, name: str, count: int = 12) -> Targets
 def gate_values(replay: Replay, voxel: Sequence[float]) -> dict[str, float]:
     """Return the value of each map of the network at a voxel, from a window around it.
 
-    For a network without position attention, whose values at a voxel do not depend on
-    the window: it looks no further than a bounded distance.
+    For a network without position attention. Its values are those of the whole scan where
+    the window holds all that the network sees from there (`inference.stream.margin.reach`);
+    a wider reach is cut to `WIDEST` voxels, whose rim changes the values a little.
 
     Raises
     ------
@@ -233,7 +237,16 @@ def gate_values(replay: Replay, voxel: Sequence[float]) -> dict[str, float]:
         If the voxel lies outside the scan.
     """
     place = replay.on_grid(voxel)
-    box = replay.window_at(place, replay.model.card.patch_size)
+    size = [
+        min(max(2 * r + 1 + m, p), WIDEST)
+        for r, m, p in zip(
+            reach(replay.network, list(replay.network.map_specs)),
+            replay.network.tile_multiple,
+            replay.model.card.patch_size,
+            strict=True,
+        )
+    ]
+    box = replay.window_at(place, size)
     look = replay.look(box)
     values = {}
     for name, array in look.maps.items():
