@@ -54,7 +54,48 @@ def test_one_can_opt_out() -> None:
     assert not run("keep", **{allocator.OPT_OUT: "1"})[0]
 
 
+HOLES = """
+import sys
+import numpy as np
+from contextlib import nullcontext
+from pathlib import Path
+from napari_attention3d.inference.allocator import packed
+
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+np.ones(2**25 - 8192, np.uint8)  # from now on glibc takes buffers below 32 MB from the heap
+before = resident()
+with packed() if sys.argv[1] == "packed" else nullcontext():
+    pairs = [(np.ones(2**21, np.uint8), np.ones(2**12, np.uint8)) for _ in range(40)]
+    small = [pair[1] for pair in pairs]  # lie between the large ones
+    del pairs
+    print(resident() - before)
+"""
+
+
+@pytest.mark.skipif(allocator._libc() is None, reason="not glibc")
+def test_packed_buffers_leave_no_holes() -> None:
+    held = {
+        how: int(
+            subprocess.run(
+                [sys.executable, "-c", HOLES, how],
+                capture_output=True,
+                text=True,
+                check=True,
+                timeout=60,
+                env={k: v for k, v in os.environ.items() if "MALLOC" not in k},
+            ).stdout
+        )
+        for how in ("packed", "plain")
+    }
+    assert held["packed"] < 2**22
+    assert held["plain"] > 2**25
+
+
 def test_other_systems_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(allocator, "_libc", lambda: None)
     assert not allocator.keep_large_buffers()
     assert not allocator.give_back()
+    with allocator.packed():
+        pass

@@ -57,7 +57,7 @@ def test_a_grid_in_one_tile_is_one_pass_that_measures(network, rates):
     cost = estimate_forward(network, (48, 40, 32))
     assert told.tiles == 1
     assert told.seconds == pytest.approx(cost.flops / 1e8)
-    assert told.bytes == pytest.approx(cost.bytes + (4 * 2 + 8 + 1) * 48 * 40 * 32)
+    assert told.bytes == pytest.approx(cost.bytes + (4 * 2 + 4 + 1) * 48 * 40 * 32)
 
 
 def test_tiles_come_after_a_pass_over_the_whole_grid(network, rates):

@@ -85,7 +85,8 @@ def outlook(
         )[0]
         passes.append((first[0].shape, len(first), 1, True))
     results = float(np.prod(setup.target.shape))
-    around = results + 8.0 * min(scan_voxels, IN_MEMORY_BYTES / 4)
+    in_memory = min(scan_voxels, IN_MEMORY_BYTES / 4)
+    around = results + 4.0 * in_memory
     if not isinstance(plan, ExactPlan):  # sums of the rows of tiles that are on their way
         axis = rolling_axis(plan)
         rows = plan.tile[axis] / plan.shape[axis]
@@ -100,7 +101,8 @@ def outlook(
         size = bytes_per_voxel(network, precision.name) * voxels
         return Outlook(tiles, int(size + around), None, attempt)
     work += [(often * c.flops, m) for c, (_, _, often, m) in zip(costs, passes, strict=True)]
-    peak = max(planned, *(cost.bytes for cost in costs)) if costs else planned
+    preparing = 8.0 * in_memory
+    peak = max(preparing, planned, *(cost.bytes for cost in costs))
     seconds = _seconds(network, attempt, work, probe)
     return Outlook(tiles, int(peak + around), seconds, attempt)
 

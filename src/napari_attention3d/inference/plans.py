@@ -11,6 +11,7 @@ import torch
 
 from ..networks.base import SegmentationNetwork
 from .device import Precision
+from .estimate import LIBRARY_BYTES
 from .memory import available_bytes, bytes_per_voxel, fits_whole, halve_tile
 from .stream import NotStreamable, StreamGraph, cut, margin, peak_bytes, record_graph
 from .stream.margin import with_statistics
@@ -35,6 +36,10 @@ SMALLEST_PART = 32
 """Voxels across, below which a column is not cut further."""
 SHARE = 0.6
 """Share of the free memory that a run plans to use."""
+HOLES = 1.08
+"""What the heap takes for its buffers, over their size (measured)."""
+SLABS = 2
+"""Copies of the logits of a step: as they come, and as they become labels."""
 BATCH = 2
 """Tiles per pass on a CPU, where torch computes single small volumes slowly."""
 
@@ -62,6 +67,11 @@ class ExactPlan:
     axis: int
     planes: int
     parts: int = 1
+
+    @property
+    def is_small(self) -> bool:
+        """Whether it was cut down for lack of memory."""
+        return self.planes < PLANES or self.parts > 1
 
 
 @dataclass(frozen=True)
@@ -310,7 +320,11 @@ def _exact_bytes(
     graph, _ = cut_to(graph, crop, part, strides)
     lo, hi = plan.box.start[plan.axis], plan.box.stop[plan.axis]
     size = torch.finfo(getattr(torch, precision.name)).bits // 8
-    return peak_bytes(graph, plan.planes, {"logits": (lo, hi)}) * size // 4
+    alive = int(HOLES * peak_bytes(graph, plan.planes, {"logits": (lo, hi)}) * size / 4)
+    # Beside the pass: its folded weights, and float32 logits on their way to labels.
+    step = plan.planes * math.prod(part.shape) // part.shape[plan.axis]
+    weights = sum(p.numel() for p in network.parameters()) * size
+    return alive + weights + SLABS * 4 * network.num_classes * step + LIBRARY_BYTES
 
 
 def smaller(network: SegmentationNetwork, attempt: Attempt) -> tuple[Attempt, str] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor
 from ..errors import OutOfMemory
 from ..networks.base import SegmentationNetwork
 from ..progress import Job, Progress
+from .allocator import packed
 from .device import Precision
 from .exact import ExactRun
 from .memory import is_out_of_memory
@@ -255,9 +257,10 @@ def _exact(
     maps = {name: state.maps[name] for name in attempt.maps}
     run = ExactRun(runner, plan, state.results, state.todo, maps, focus=focus)
     try:
-        for done, finished in run.steps():
-            text = f"Segmenting, plane {done} of {run.total}"
-            yield Progress(done, run.total, text, finished or None)
+        with packed() if plan.is_small else nullcontext():
+            for done, finished in run.steps():
+                text = f"Segmenting, plane {done} of {run.total}"
+                yield Progress(done, run.total, text, finished or None)
     finally:
         state.todo = run.left()
 

@@ -45,7 +45,8 @@ class Rehearsal(Pass):
         out = torch.empty(shape, device="meta", dtype=self.graph.dtype)
         _, parts = self._inputs(node, lo, hi)
         held = sum(buffer.size() for buffer in self.buffers)
-        self.peak = max(self.peak, held + _bytes(parts) + _bytes([out]))
+        copies = 1 if node.gives is None else 2  # before and after it is cut
+        self.peak = max(self.peak, held + _bytes(parts) + copies * _bytes([out]))
         return out
 
 
