@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .graph import StreamGraph, StreamNode
-from .ops import LAYOUT, Range
+from .ops import LAYOUT, Range, laid_out
 
 __all__ = ["needed_spans", "stream"]
 
@@ -185,9 +185,7 @@ class Pass:
     def _run(self, node: StreamNode, lo: int, hi: int) -> Tensor:
         a, parts = self._inputs(node, lo, hi)
         out = node.operation.run(lo, hi, a, parts)
-        return (
-            out if node.gives is None else _part(out, node.gives).contiguous(memory_format=LAYOUT)
-        )
+        return out if node.gives is None else laid_out(_part(out, node.gives))
 
     def _inputs(self, node: StreamNode, lo: int, hi: int) -> tuple[int, list[Tensor]]:
         """Return what an operation runs on for planes ``lo`` to ``hi``, and its first plane."""
@@ -215,7 +213,7 @@ class Pass:
             found.append(pieces)
         if len(found) == 1 and len(found[0]) == 1 and (lo, hi) == (a, b):
             whole = found[0][0][1]
-            return whole if sources[0][1] is None else whole.contiguous(memory_format=LAYOUT)
+            return whole if sources[0][1] is None else laid_out(whole)
         example = found[0][0][1]
         channels = sum(pieces[0][1].shape[1] for pieces in found)
         out = torch.empty(
@@ -239,7 +237,7 @@ class Pass:
 
     def _scan(self, lo: int, hi: int) -> list[tuple[int, Tensor]]:
         planes = self.source(lo, hi).to(self.graph.device, self.graph.dtype)
-        return [(lo, planes.transpose(2, self.graph.axis).contiguous(memory_format=LAYOUT))]
+        return [(lo, laid_out(planes.transpose(2, self.graph.axis)))]
 
     def _trim(self, number: int) -> None:
         """Drop the planes of a node that none of its users needs any more."""
