@@ -194,7 +194,7 @@ def as_corrections(corrections: Volume | npt.NDArray[Any], scan: Volume) -> npt.
             f"strokes are whole numbers from 0 to 65535, these go from {low:g} to {high:g}; "
             "is it the right file?"
         )
-    return whole.astype(np.uint8 if high < 256 else np.uint16)
+    return np.asarray(whole.astype(np.uint8 if high < 256 else np.uint16))
 
 
 def _check_place(corrections: Volume, scan: Volume) -> None:
