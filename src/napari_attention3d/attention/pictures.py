@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from io import BytesIO
+from typing import Any
 
 import imageio.v3 as iio
 import numpy as np
@@ -16,7 +17,7 @@ from ..volumes.volume import Volume
 
 __all__ = ["Overlay", "png", "slice_picture"]
 
-Colours = Callable[[npt.NDArray[np.float64]], npt.NDArray[np.floating]]
+Colours = Callable[[npt.NDArray[Any]], npt.NDArray[np.floating]]
 Picture = npt.NDArray[np.uint8]
 
 
@@ -149,4 +150,4 @@ def _outline(
     inner = ndimage.grey_erosion(labels, size=3) != ndimage.grey_dilation(labels, size=3)
     edge = inner & (labels > 0)
     if edge.any():
-        picture[edge] = np.asarray(palette(labels[edge].astype(np.float64)))[:, :3]
+        picture[edge] = np.asarray(palette(labels[edge]))[:, :3]

@@ -94,6 +94,8 @@ class Replay:
         Statistics of the scan-calibrated norms; None: each tile's own.
     precision
         Number format of the run.
+    box
+        The part of the grid that the run covered; None: all.
     """
 
     def __init__(
@@ -104,7 +106,9 @@ class Replay:
         plan: TilePlan,
         calibration: Mapping[str, tuple[list[float], list[float]]] | None,
         precision: Precision,
+        box: Box | None = None,
     ) -> None:
+        self.box = box or Box((0, 0, 0), plan.shape)
         self.model, self.volume, self.prepared, self.plan = model, volume, prepared, plan
         self.precision = precision
         self.calibration = calibration
@@ -162,7 +166,9 @@ class Replay:
         plan = plan_tiles(shape, tile, overlap, plan_multiple(model.network))
         calibration = None if provenance is None else about.get("calibration", {})
         precision = Precision(about.get("precision", "float32"), "as in the run")
-        return cls(model, volume, prepared, plan, calibration, precision)
+        part = tiles.get("box")
+        box = None if part is None else Box(tuple(part[0]), tuple(part[1]))
+        return cls(model, volume, prepared, plan, calibration, precision, box)
 
     # ---- places
 

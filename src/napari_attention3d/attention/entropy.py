@@ -1,0 +1,42 @@
+"""How undecided a network is, from its own probabilities."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from ..networks.base import MapSpec, NetworkOutput, SegmentationNetwork
+
+__all__ = ["Entropy"]
+
+
+class Entropy:
+    """Entropy of the class probabilities over its largest possible value."""
+
+    name = "entropy"
+    passes = 1
+    colormap = "viridis"
+
+    def missing(self, network: SegmentationNetwork) -> str:
+        """Every network has probabilities."""
+        return ""
+
+    def spec(self, network: SegmentationNetwork) -> MapSpec:
+        """At the model's full resolution."""
+        return MapSpec(
+            name=self.name,
+            title="uncertainty (entropy)",
+            stride=(1, 1, 1),
+            offset=(0.0, 0.0, 0.0),
+            value_range=(0.0, 1.0),
+            description="0: sure of one class; 1: all classes alike. Sure does not mean right.",
+        )
+
+    def compute(self, network: SegmentationNetwork, x: Tensor) -> tuple[NetworkOutput, Tensor]:
+        """Use the mask's own pass."""
+        output = network(x)
+        p = torch.softmax(output.logits.float(), 1)
+        value = -torch.xlogy(p, p).sum(1, keepdim=True) / math.log(network.num_classes)
+        return output, value.clamp(0, 1)
