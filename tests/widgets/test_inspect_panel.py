@@ -97,7 +97,9 @@ def inspect(qtbot, monkeypatch):
 
             source = layer_to_volume(layer, leading=0)
             loaded = segment.shelf.get(str(model))
-            result = run_model(source.volume, loaded, device="cpu", tile=(16, 20, 20))
+            result = run_model(
+                source.volume, loaded, device="cpu", precision="exact", tile=(16, 20, 20)
+            )
             segment.source_layer, segment.form.model = layer, str(model)
             segment.about_to_show.emit(tasks.Finished(result, [], source))
             panel.test_result = result
@@ -168,8 +170,10 @@ def test_the_second_question_is_answered_at_once_and_in_the_same_layers(
     qtbot, viewer, scan, glance, inspect
 ):
     panel = inspect(viewer, scan, glance)
-    ask(qtbot, panel, (9, 12, 14))
+    ask(qtbot, panel, (9, 12, 22))
     before = asked_layers(viewer)["asked"][0].data.copy()
+    replay, box = panel.asking.last.replay, panel.asking.last.answer.box
+    assert replay.tile_at(replay.on_grid((9, 12, 20))) == box  # a tile that is kept
     panel.asking.ask((9, 12, 20))
     assert not panel.runs.is_busy
     (row,) = asked_layers(viewer)["asked"]

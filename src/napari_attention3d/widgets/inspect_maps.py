@@ -292,14 +292,14 @@ class MapsSection(QWidget):
         self.tree.setColumnCount(3)
         self.tree.setHeaderLabels(["Map", "Range", "Here"])
         self.tree.setRootIsDecorated(False)
-        self.tree.setIndentation(4)
+        self.tree.setIndentation(0)
         self.tree.setIconSize(_THUMBNAIL)
         self.tree.setAccessibleName("Maps of the scan")
         header = self.tree.header()
         assert header is not None
         header.setStretchLastSection(False)
         header.setSectionResizeMode(0, QHeaderView.ResizeMode.Stretch)
-        for column, width in ((1, 84), (2, 52)):
+        for column, width in ((1, 84), (2, 48)):
             header.setSectionResizeMode(column, QHeaderView.ResizeMode.Fixed)
             header.resizeSection(column, width)
         self.hint = QLabel("No map yet: press Run in the Segment tab, or ask a voxel.")

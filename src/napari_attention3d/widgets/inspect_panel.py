@@ -7,13 +7,17 @@ from typing import Any
 
 from qtpy.QtCore import Signal
 from qtpy.QtGui import QHideEvent, QKeySequence, QShortcut, QShowEvent
-from qtpy.QtWidgets import QLabel, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QLabel, QPushButton, QVBoxLayout, QWidget
 from superqt import QCollapsible
 
+from ..errors import Attention3DError
 from .inspect_asking import Asking
 from .inspect_cursor import Cursor
 from .inspect_maps import MapsSection
+from .inspect_numbers import NumbersSection
+from .inspect_report import gather, subtitle
 from .inspect_runs import Runs
+from .inspect_snapshot import png_bytes, save_image, snapshot
 from .layer_chooser import LayerChooser
 from .segment_panel import SegmentPanel
 from .status_bar import StatusBar
@@ -56,6 +60,7 @@ class InspectPanel(QWidget):
         self.asking = Asking(self.runs)
         self.maps = MapsSection(viewer)
         self.cursor = Cursor(self.runs)
+        self.numbers = NumbersSection(self.runs, self.maps)
         self.here_label = QLabel(_NOWHERE)
         self.here_label.setWordWrap(True)
         self.here_label.setMinimumHeight(3 * self.fontMetrics().lineSpacing())
@@ -63,6 +68,8 @@ class InspectPanel(QWidget):
         layout.setContentsMargins(0, 6, 0, 0)
         layout.addWidget(self.asking.form)
         layout.addWidget(_fold("Maps", self.maps, self.here_label))
+        layout.addWidget(_fold("Per label", self.numbers, is_open=False))
+        layout.addLayout(self._take_away())
         layout.addStretch(1)
         shortcut = QShortcut(QKeySequence("Ctrl+Alt+P"), self)
         shortcut.activated.connect(self.asking.form.probe_button.toggle)
@@ -99,6 +106,67 @@ class InspectPanel(QWidget):
         self.cursor.switch(False)
         super().hideEvent(event)
 
+    # ---- to take away
+
+    def _take_away(self) -> QHBoxLayout:
+        self.snapshot_button = QPushButton("Snapshot …")
+        self.snapshot_button.setToolTip(
+            "Save the view as PNG, with colour bars, names of the labels and a scale bar"
+        )
+        self.report_button = QPushButton("Report …")
+        self.report_button.setToolTip(
+            "Save one HTML file with pictures, figures and how the mask was made"
+        )
+        self.snapshot_button.clicked.connect(self._ask_and_snap)
+        self.report_button.clicked.connect(self._ask_and_report)
+        row = QHBoxLayout()
+        row.addWidget(self.snapshot_button)
+        row.addWidget(self.report_button)
+        return row
+
+    def _ask_and_snap(self) -> None:
+        path, _ = QFileDialog.getSaveFileName(self, "Save the view", "view.png", "PNG (*.png)")
+        if path:
+            self.save_snapshot(path)
+
+    def _ask_and_report(self) -> None:
+        path, _ = QFileDialog.getSaveFileName(
+            self, "Save the report", "attention-report.html", "HTML (*.html)"
+        )
+        if path:
+            self.save_report(path)
+
+    def save_snapshot(self, path: str) -> None:
+        """Write the view as PNG."""
+        try:
+            saved = save_image(self._picture(), path)
+        except Attention3DError as error:
+            self.runs.status.idle(str(error))
+            return
+        self.runs.status.idle(f"Saved {saved}")
+
+    def save_report(self, path: str) -> None:
+        """Write the report as HTML."""
+        from ..attention.report import write_report
+
+        tables = [t for t in (self.numbers.figures.table,) if t is not None]
+        try:
+            view = png_bytes(self._picture()) if hasattr(self.runs.viewer, "window") else None
+            title, sections = gather(self.runs, self.maps.shown, self.asking.last, tables, view)
+            saved = write_report(path, title, sections, subtitle=subtitle())
+        except Attention3DError as error:
+            self.runs.status.idle(str(error))
+            return
+        self.runs.status.idle(f"Saved {saved}")
+
+    def _picture(self) -> Any:
+        layer = self.runs.chooser.layer
+        place = ", ".join(f"{v:.1f}" for v in self.runs.viewer.dims.point[-3:])
+        caption = "" if layer is None else f"{layer.name}, at z, y, x = {place}"
+        return snapshot(self.runs.viewer, self.maps.shown, self.runs.mask_layer(), caption)
+
+    # ---- what happens
+
     def _on_moved(self, world: Any, words: str) -> None:
         self.here_label.setText(words or _NOWHERE)
         self.maps.show_values(world)
@@ -118,10 +186,12 @@ def _fold(title: str, *widgets: QWidget, is_open: bool = True) -> QCollapsible:
     fold = QCollapsible(title)
     inner = QWidget()
     layout = QVBoxLayout(inner)
-    layout.setContentsMargins(4, 2, 0, 2)
+    layout.setContentsMargins(2, 0, 0, 2)
     for widget in widgets:
         layout.addWidget(widget)
     fold.addWidget(inner)
+    for one in (fold, fold.content()):
+        one.layout().setContentsMargins(0, 0, 0, 0)
     fold.setExpandedIcon("▾")
     fold.setCollapsedIcon("▸")
     fold.setDuration(0)

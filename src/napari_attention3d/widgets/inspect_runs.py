@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ import numpy.typing as npt
 from qtpy.QtCore import QObject, Signal
 
 from ..errors import Attention3DError
+from ..progress import Progress
 from . import inspect_tasks, tasks
 from .layer_chooser import LayerChooser
 from .layers import KEY, LayerSource, geometry_from_dict, layer_to_volume
@@ -176,6 +177,17 @@ class Runs(QObject):
         run.finished.connect(partial(self._on_finished, weakref.ref(run)))
         self.status.busy(words)
         return run
+
+    def submit_call(
+        self, work: Callable[[], Any], name: str, words: str, done: Callable[[Any], None]
+    ) -> Run:
+        """Start a plain function in place of a job."""
+
+        def job() -> Generator[Progress, None, Any]:
+            yield Progress(0, 0, words)
+            return work()
+
+        return self.submit(job, name, words, done)
 
     def cancel(self) -> None:
         """Drop what is on its way."""

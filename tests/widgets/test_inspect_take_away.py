@@ -1,0 +1,131 @@
+"""What is taken away from the tab: figures per label, pictures of the view, the report."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from qtpy.QtCore import QObject, Signal
+from qtpy.QtGui import QColor, QImage
+
+from napari_attention3d.errors import OutputError
+from napari_attention3d.widgets import tasks
+from napari_attention3d.widgets.inspect_look import map_layers
+from napari_attention3d.widgets.inspect_panel import InspectPanel
+from napari_attention3d.widgets.inspect_snapshot import compose, save_image
+from napari_attention3d.widgets.layer_chooser import LayerChooser
+from napari_attention3d.widgets.layers import KEY
+from napari_attention3d.widgets.status_bar import StatusBar
+from napari_attention3d.widgets.worker import JobRunner
+
+SCALE = (2.0, 1.0, 1.0)
+
+
+class Segment(QObject):
+    """What the tab needs of the Segment tab."""
+
+    about_to_show = Signal(object)
+
+    def __init__(self):
+        super().__init__()
+        self.shelf, self.source_layer = tasks.ModelShelf(), None
+        self.form = SimpleNamespace(model="")
+
+
+@pytest.fixture
+def panel(qtbot, viewer, scan_array):
+    """The tab over a scan, a map on half its resolution and a mask."""
+    runner = JobRunner()
+    viewer.add_image(scan_array, name="cells", scale=SCALE)
+    made = InspectPanel(viewer, runner, LayerChooser(viewer), StatusBar(), Segment())
+    qtbot.addWidget(made)
+    values = np.zeros((10, 12, 14), np.float32)
+    values[3:5] = 0.5
+    about = {"role": "attention:gate-level-2", "map": {"description": "how much passes"}}
+    viewer.add_image(
+        values,
+        name="cells · net · attention gate",
+        colormap="magma",
+        contrast_limits=(0, 1),
+        scale=(4, 2, 2),
+        translate=(1, 0.5, 0.5),
+        metadata={KEY: about},
+    )
+    labels = np.zeros(scan_array.shape, np.uint8)
+    labels[6:10] = 1
+    viewer.add_labels(labels, name="mask", scale=SCALE)
+    qtbot.waitUntil(lambda: len(made.maps.entries) == 1)
+    made.maps.refresh()
+    yield made
+    made.close_down()
+    assert runner.join()
+
+
+def test_the_chosen_map_is_counted_within_the_mask(qtbot, panel):
+    with qtbot.waitSignal(panel.numbers.counted, timeout=30_000):
+        panel.numbers.count()
+    table = panel.numbers.figures.table
+    assert table.column("label") == [0, 1] or tuple(table.column("label")) == (0, 1)
+    assert table.column("mean")[1] == pytest.approx(0.5)
+    assert table.column("share of map (%)")[1] == pytest.approx(100)
+    assert table.column("times even")[1] == pytest.approx(5)
+
+
+def test_counting_without_map_or_mask_says_what_is_missing(panel, viewer):
+    viewer.layers["mask"].visible = False
+    panel.numbers.count()
+    assert "No mask is shown" in panel.runs.status.text
+    viewer.layers.remove("cells · net · attention gate")
+    panel.numbers.count()
+    assert "Choose a map" in panel.runs.status.text
+
+
+def test_a_picture_has_the_maps_colours_beside_it(panel, viewer, tmp_path):
+    canvas = np.zeros((300, 400, 4), np.uint8)
+    canvas[..., :] = (10, 20, 30, 255)
+    maps = map_layers(viewer)
+    image = compose(canvas, maps, [], "cells, at z = 4")
+    assert image.width() > 400
+    assert image.height() > 300
+    assert QColor(image.pixel(100, 100)).getRgb()[:3] == (10, 20, 30)
+    # Down the middle of the bar: the colormap from its last colour to its first.
+    column = [QColor(image.pixel(400 + 18 + 13, y)).getRgb()[:3] for y in range(image.height())]
+    last = tuple(np.round(255 * maps[0].layer.colormap.map([1.0])[0]).astype(int)[:3])
+    distance = [np.abs(np.subtract(c, last)).max() for c in column]
+    assert min(distance) <= 3
+    saved = save_image(image, tmp_path / "view.png")
+    assert QImage(str(saved)).width() == image.width()
+    with pytest.raises(OutputError, match=r"a snapshot is a \.png file"):
+        save_image(image, tmp_path / "view.jpg")
+
+
+def test_the_report_holds_pictures_and_figures_and_needs_no_other_file(qtbot, panel, tmp_path):
+    with qtbot.waitSignal(panel.numbers.counted, timeout=30_000):
+        panel.numbers.count()
+    panel.save_report(str(tmp_path / "report.html"))
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert text.count("data:image/png;base64,") == 3  # a slice along each axis
+    assert "Where the network looked: cells" in text
+    assert "how much passes" in text
+    assert "times even" in text
+    assert "Saved" in panel.runs.status.text
+    panel.save_report(str(tmp_path / "missing" / "report.html"))
+    assert "Saved" not in panel.runs.status.text
+
+
+def test_a_real_view_is_saved_with_a_scale_bar_that_is_gone_afterwards(
+    make_napari_viewer, qtbot, scan_array, tmp_path
+):
+    viewer = make_napari_viewer(show=True)
+    viewer.add_image(scan_array, scale=SCALE, name="cells")
+    runner = JobRunner()
+    panel = InspectPanel(viewer, runner, LayerChooser(viewer), StatusBar(), Segment())
+    qtbot.addWidget(panel)
+    zoom = viewer.scene.camera.zoom
+    panel.save_snapshot(str(tmp_path / "view.png"))
+    assert QImage(str(tmp_path / "view.png")).width() > 100
+    assert not viewer.canvas.overlays["scale_bar"].visible
+    assert viewer.scene.camera.zoom == pytest.approx(zoom)
+    panel.close_down()
+    assert runner.join()
