@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import typer
 
-from . import clean, demo, doctor, evaluate, measure, models, refine, segment, train
+from . import clean, demo, doctor, evaluate, measure, models, refine, rerun, segment, train
 from .common import CANCELLED, report_error
 
 __all__ = ["app", "main"]
@@ -31,6 +31,8 @@ app.command("refine")(refine.refine)
 app.command("evaluate")(evaluate.evaluate)
 app.command("measure")(measure.measure)
 app.command("clean")(clean.clean)
+app.command("recipe")(rerun.recipe)
+app.command("rerun")(rerun.rerun)
 app.add_typer(models.app, name="models")
 app.command("doctor")(doctor.doctor)
 

@@ -14,7 +14,7 @@ from .masks import read_mask
 if TYPE_CHECKING:
     from ..analysis.rules import Rule
 
-__all__ = ["clean"]
+__all__ = ["clean", "rules_of_model"]
 
 
 def clean(
@@ -61,7 +61,7 @@ def clean(
 
     format_for(out, writing=True)
     check_new_file(out, [labels], overwrite=overwrite)
-    steps = _rules_of_model(model, rules, chosen, classes) or _rules(rules, chosen, classes)
+    steps = _of_model(model, rules, chosen, classes) or _rules(rules, chosen, classes)
     from ..analysis.cleanup import clean_up, clean_up_report
 
     mask = read_mask(labels)
@@ -76,18 +76,18 @@ def clean(
         print_json({"labels": str(out), "rules": report})
 
 
-def _rules_of_model(
-    model: str, path: Path | None, chosen: dict[str, dict[str, Any] | None], classes: str
-) -> tuple[Rule, ...]:
-    """The rules in a model's card; none if no model is named."""
+def rules_of_model(model: str) -> tuple[Rule, ...]:
+    """The rules in a model's card.
+
+    Raises
+    ------
+    InputError
+        If there are none.
+    """
     from ..analysis.cleanup import rules_of_card
     from ..models.header import read_card, read_header
     from ..models.store import find_model
 
-    if not model:
-        return ()
-    if path is not None or classes or any(one is not None for one in chosen.values()):
-        raise InputError("--model says all there is to do; leave the other options out")
     file, _ = find_model(model)
     found = rules_of_card(read_card(file, read_header(file)))
     if not found:
@@ -96,6 +96,17 @@ def _rules_of_model(
             f"napari-attention3d models rules {model} FILE"
         )
     return found
+
+
+def _of_model(
+    model: str, path: Path | None, chosen: dict[str, dict[str, Any] | None], classes: str
+) -> tuple[Rule, ...]:
+    """The rules of the model, if one is named."""
+    if not model:
+        return ()
+    if path is not None or classes or any(one is not None for one in chosen.values()):
+        raise InputError("--model says all there is to do; leave the other options out")
+    return rules_of_model(model)
 
 
 def _rules(

@@ -1,127 +1,24 @@
-"""``napari-attention3d segment``: scans in, masks (and maps) out."""
+"""``napari-attention3d segment``: scans in, masks (and maps, and tables) out."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import Attention3DError, InputError, JobCancelled
-from .common import (
-    SOME_FAILED,
-    JsonOption,
-    check_writable_folder,
-    error_line,
-    print_json,
-    run_job,
-    say,
-)
+from ..errors import InputError
+from .common import SOME_FAILED, JsonOption, check_new_file, print_json, run_job, say
 
 if TYPE_CHECKING:
+    from ..batch import Machine, Outcome, Plan
     from ..models.store import Model
-    from ..session import Segmentation, SegmentOptions
-    from ..volumes.volume import Volume
+    from ..recipe import Recipe
 
-__all__ = ["Plan", "plan_outputs", "segment"]
+__all__ = ["segment"]
 
-_TIFF = (".tif", ".tiff")
-_ZARR = ".zarr"
-
-
-@dataclass(frozen=True)
-class Plan:
-    """One scan and where its results go.
-
-    Parameters
-    ----------
-    image
-        The scan.
-    labels
-        The mask's file; the other results are named after it.
-    """
-
-    image: Path
-    labels: Path
-
-    def beside(self, what: str) -> Path:
-        """Name of another result, e.g. ``scan_uncertainty.nii.gz`` for "uncertainty"."""
-        stem, suffix = split_suffix(self.labels)
-        return self.labels.with_name(f"{stem.removesuffix('_labels')}_{what}{suffix}")
-
-
-def split_suffix(path: Path) -> tuple[str, str]:
-    """Split a file name into stem and suffix, ``.nii.gz`` and ``.ome.*`` taken whole."""
-    name = path.name
-    for suffix in (".nii.gz", ".ome.tiff", ".ome.tif", ".ome.zarr"):
-        if name.lower().endswith(suffix):
-            return name[: -len(suffix)], name[-len(suffix) :]
-    return path.stem, path.suffix
-
-
-def plan_outputs(images: list[Path], out: Path | None) -> list[Plan]:
-    """Decide where each mask goes, and refuse what can't work before anything runs.
-
-    Parameters
-    ----------
-    images
-        The scans.
-    out
-        A file (for one scan), a folder, or None for "beside each scan".
-
-    Raises
-    ------
-    InputError
-        If a scan is missing, two scans would write the same mask, several scans would
-        go into one file, or a mask would replace a scan.
-    OutputError
-        If a folder can't be written.
-    """
-    from ..volumes.formats import writable_suffixes
-
-    for image in images:
-        if not image.exists():
-            raise InputError(f"{image} does not exist; check the name and the folder")
-    named = out is not None and any(out.name.lower().endswith(s) for s in writable_suffixes())
-    if named and len(images) > 1:
-        raise InputError(f"{len(images)} scans can't go into the one file {out}; give a folder")
-    if out is not None and not named and not out.is_dir() and "." in out.name.strip("."):
-        raise InputError(
-            f"{out} is neither a folder nor a file that can be written "
-            f"({', '.join(writable_suffixes())})"
-        )
-    plans = [Plan(image, out if named and out else _target(image, out)) for image in images]
-    taken: dict[Path, Path] = {}
-    scans = {image.resolve() for image in images}
-    for plan in plans:
-        target = plan.labels.resolve()
-        if target in taken:
-            raise InputError(
-                f"{taken[target]} and {plan.image} would both write {plan.labels}; "
-                "segment them into different folders"
-            )
-        if target in scans:
-            raise InputError(f"{plan.labels} is a scan; a mask must not replace it")
-        taken[target] = plan.image
-    for folder in {plan.labels.parent for plan in plans}:
-        check_writable_folder(folder, make=out is not None and not named)
-    return plans
-
-
-def _target(image: Path, folder: Path | None) -> Path:
-    stem, suffix = split_suffix(image)
-    root = next((one for one in image.parents if one.suffix.lower() == _ZARR), None)
-    if root is not None:  # a group inside: its mask goes beside the folder
-        image, stem, suffix = root, f"{split_suffix(root)[0]}_{image.name}", _ZARR
-    if suffix.lower().endswith(_ZARR):
-        suffix = ".ome.zarr"
-    elif not suffix.lower().endswith(_TIFF):
-        suffix = ".nii.gz"
-    elif suffix.lower().startswith(".ome"):
-        suffix = ".tif"
-    return (folder if folder is not None else image.parent) / f"{stem}_labels{suffix}"
+_MODEL = "brain-attention-unet"
 
 
 def parse_region(text: str) -> tuple[tuple[int, int], ...] | None:
@@ -167,19 +64,33 @@ def parse_memory(text: str) -> int | None:
 
 
 def segment(
-    images: Annotated[list[Path], typer.Argument(help="Scans (NIfTI, MGZ, TIFF, OME-Zarr).")],
+    images: Annotated[
+        list[str],
+        typer.Argument(help="Scans, folders of scans, or patterns such as 'scans/*.nii.gz'."),
+    ],
     model: Annotated[
-        str, typer.Option("--model", "-m", help="A model's name (see `models list`) or file.")
-    ] = "brain-attention-unet",
+        str, typer.Option("--model", "-m", help=f"A model's name or file (default {_MODEL}).")
+    ] = "",
     out: Annotated[
         Path | None,
         typer.Option("-o", "--out", help="Mask file, or folder. Default: beside each scan."),
+    ] = None,
+    recipe: Annotated[
+        Path | None,
+        typer.Option(help="YAML file that says it all: model, options, clean-up, measures."),
     ] = None,
     attention: Annotated[bool, typer.Option(help="Write the attention maps too.")] = False,
     probabilities: Annotated[
         bool, typer.Option(help="Write the probability of each class too.")
     ] = False,
     uncertainty: Annotated[bool, typer.Option(help="Write the uncertainty map too.")] = False,
+    clean_up: Annotated[
+        bool, typer.Option("--clean-up", help="Apply the rules that are stored with the model.")
+    ] = False,
+    rules: Annotated[
+        Path | None, typer.Option(help="Apply the clean-up rules of this YAML file.")
+    ] = None,
+    measure: Annotated[bool, typer.Option("--measure", help="Write a table of measures.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, exact or fast.")] = "auto",
     overlap: Annotated[
@@ -193,6 +104,9 @@ def segment(
     region: Annotated[
         str, typer.Option(help="Only this part of the array: z0:z1,y0:y1,x0:x1.")
     ] = "",
+    summary: Annotated[
+        Path | None, typer.Option(help="Table of all scans to write: .csv, .xlsx or .json.")
+    ] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace masks that are there.")] = False,
     json: Annotated[bool, JsonOption("what was written")] = False,
 ) -> None:
@@ -201,133 +115,150 @@ def segment(
     The mask of scan.nii.gz is scan_labels.nii.gz, on the scan's own grid; TIFF gives
     TIFF, OME-Zarr gives OME-Zarr. In a batch, scans whose mask is there already are skipped.
     """
-    plans = plan_outputs(images, out)
+    settings = {
+        "attention": attention,
+        "probabilities": probabilities,
+        "uncertainty": uncertainty,
+        "precision": precision,
+        "overlap": overlap,
+        "channel": channel,
+        "time": time,
+    }
+    from ..batch import Machine, find_scans, plan_outputs
+
+    if recipe is None:
+        chosen = _recipe(model or _MODEL, settings, rules, clean_up=clean_up, measure=measure)
+    else:
+        chosen = _given(recipe, model, settings, rules, clean_up=clean_up, measure=measure)
+    plans = plan_outputs(find_scans(images), out, suffix=chosen.suffix)
     if len(plans) == 1 and plans[0].labels.exists() and not overwrite:
         raise InputError(f"{plans[0].labels} exists; add --overwrite to replace it")
+    if summary is not None:
+        from ..analysis.table import check_table_path
+
+        check_table_path(summary)
+        check_new_file(summary, [plan.image for plan in plans], overwrite=True)
     from ..inference.device import choose_device
-    from ..models.store import load_model
-    from ..session import make_options
 
-    options = make_options(
-        attention=attention,
-        probabilities=probabilities,
-        uncertainty=uncertainty,
-        device=device,
-        precision=precision,
-        overlap=overlap,
-        channel=channel,
-        region=parse_region(region),
-        memory=parse_memory(memory),
-    )
-    choose_device(options.device)  # a wrong one is told before anything runs
-    loaded = load_model(model)
-    batch = len(plans) > 1
-    results = [
-        _run(plan, loaded, options, time, overwrite=overwrite, batch=batch) for plan in plans
-    ]
-    if json:
-        print_json(results if len(results) > 1 else results[0])
-    if any(result["status"] == "failed" for result in results):
-        raise typer.Exit(SOME_FAILED)
+    machine = Machine(device, parse_memory(memory), parse_region(region))
+    machine.options(chosen)  # a wrong one is told before anything runs
+    choose_device(device)
+    outcomes = _run(plans, chosen, machine, overwrite=overwrite)
+    _report(outcomes, summary, json=json)
 
 
-def _run(
-    plan: Plan,
-    model: Model,
-    options: SegmentOptions,
-    time: int | None,
+def _recipe(
+    model: str,
+    settings: dict[str, Any],
+    rules: Path | None,
     *,
-    overwrite: bool,
-    batch: bool,
-) -> dict[str, Any]:
-    """Segment one scan; in a batch a failure is reported and the next scan follows."""
-    report: dict[str, Any] = {"image": str(plan.image), "labels": str(plan.labels)}
-    if plan.labels.exists() and not overwrite:
-        say(f"{plan.labels} exists: skipped (--overwrite replaces it)")
-        return {**report, "status": "skipped"}
+    clean_up: bool,
+    measure: bool,
+) -> Recipe:
+    """The recipe that the options amount to."""
+    from ..recipe import Measures, ModelReference, make_recipe
+
+    steps: tuple[Any, ...] = ()
+    if rules is not None and clean_up:
+        raise InputError("--rules and --clean-up both say how to clean up; give one of them")
+    if rules is not None:
+        from ..analysis.cleanup import read_rules
+
+        steps = read_rules(rules)
+    if clean_up:
+        from .clean import rules_of_model
+
+        steps = rules_of_model(model)
+    return make_recipe(
+        model=ModelReference(name=model),
+        clean_up=steps,
+        measure=Measures() if measure else None,
+        **settings,
+    )
+
+
+def _given(
+    path: Path,
+    model: str,
+    settings: dict[str, Any],
+    rules: Path | None,
+    *,
+    clean_up: bool,
+    measure: bool,
+) -> Recipe:
+    """The recipe of a file; it says all, so nothing else may."""
+    from ..recipe import read_recipe
+
+    others = [key for key, value in settings.items() if value not in (None, False, "auto")]
+    others += ["model"] if model else []
+    others += ["rules"] if rules is not None else []
+    others += [name for name, on in (("clean-up", clean_up), ("measure", measure)) if on]
+    if others:
+        raise InputError(f"the recipe says all there is to do; leave out --{', --'.join(others)}")
+    return read_recipe(path)
+
+
+def _run(plans: list[Plan], recipe: Recipe, machine: Machine, *, overwrite: bool) -> list[Outcome]:
+    from ..batch import run_all
+
+    loaded = recipe.load_model()
+    if len(plans) == 1:
+        return [_one(plans[0], loaded, recipe, machine)]
+    return run_job(_told(run_all(plans, loaded, recipe, machine, overwrite=overwrite)), "batch")
+
+
+def _one(plan: Plan, model: Model, recipe: Recipe, machine: Machine) -> Outcome:
+    """A single scan: its error is the command's."""
+    from ..batch import segment_file
+
+    outcome = run_job(segment_file(plan, model, recipe, machine), plan.image.name)
+    _tell(outcome)
+    return outcome
+
+
+def _told(job: Any) -> Any:
+    """The same job; each scan that is over is told."""
+    from ..batch import Outcome
+
     try:
-        return {**report, "status": "done", **_segment_file(plan, model, options, time)}
-    except JobCancelled:
-        raise
-    except (Attention3DError, OSError) as error:
-        if not batch:
-            raise
-        say(f"{plan.image}: {error_line(error)}")
-        return {**report, "status": "failed", "error": error_line(error).removeprefix("error: ")}
+        while True:
+            try:
+                step = next(job)
+            except StopIteration as end:
+                return end.value
+            if isinstance(step.partial, Outcome):
+                _tell(step.partial)
+            yield step
+    finally:
+        job.close()
 
 
-def _segment_file(
-    plan: Plan, model: Model, options: SegmentOptions, time: int | None
-) -> dict[str, Any]:
-    from ..session import segment_job
-    from ..volumes import read_volume
-
-    scan = read_volume(plan.image, time=time)
-    for note in scan.notes:
+def _tell(outcome: Outcome) -> None:
+    if outcome.status == "skipped":
+        say(f"{outcome.plan.labels} exists: skipped (--overwrite replaces it)")
+        return
+    if outcome.status == "failed":
+        say(f"{outcome.plan.image}: error: {outcome.error}")
+        return
+    for note in outcome.notes:
         say(f"note: {note}")
-    if plan.labels.name.lower().endswith(".zarr"):
-        result, written = _segment_to_zarr(plan, scan, model, options)
-    else:
-        result = run_job(segment_job(scan, model, options), plan.image.name)
-        written = write_results(plan, result)
-    for warning in result.warnings:
+    for warning in outcome.warnings:
         say(f"warning: {warning}")
-    say(f"{plan.labels} ({result.seconds:.1f} s on {result.device})")
-    return {
-        **written,
-        "seconds": round(result.seconds, 3),
-        "device": result.device,
-        "warnings": list(result.warnings),
-        # The norms' statistics, thousands of numbers, are in the file that was written.
-        "provenance": {k: v for k, v in result.provenance.items() if k != "calibration"},
-    }
+    say(f"{outcome.plan.labels} ({outcome.seconds:.1f} s on {outcome.device})")
 
 
-def _segment_to_zarr(
-    plan: Plan, scan: Volume, model: Model, options: SegmentOptions
-) -> tuple[Segmentation, dict[str, Any]]:
-    """Write results to OME-Zarr as they become final, in memory that does not grow with them."""
-    from ..inference.preprocess import crop_region
-    from ..inference.store import ZarrStore
-    from ..session import segment_job
-    from ..volumes import write_volume
+def _report(outcomes: list[Outcome], summary: Path | None, *, json: bool) -> None:
+    from ..batch import summary as summarise
 
-    paths = {"labels": plan.labels}
-    paths |= {n: plan.beside(n) for n in ("probabilities", "uncertainty") if getattr(options, n)}
-    _, geometry = crop_region(scan.geometry, options.region)
-    with ZarrStore(paths, geometry, scan.name, model.card.class_names) as store:
-        job = segment_job(scan, model, options, allocate=store.allocate)
-        result = run_job(job, plan.image.name)
-        store.flush()
-        for name in paths:
-            store.describe(name, getattr(result, name).metadata)
-        maps = {
-            name: str(write_volume(plan.beside(f"attention_{name}"), volume))
-            for name, volume in result.attention.items()
-        }
-    written: dict[str, Any] = {"attention": maps} if maps else {}
-    return result, written | {name: str(path) for name, path in paths.items()}
-
-
-def write_results(plan: Plan, result: Segmentation) -> dict[str, Any]:
-    """Write the mask last, so that a mask on disk means that its scan is done.
-
-    Returns
-    -------
-    dict
-        The files, by what they hold.
-    """
-    from ..volumes import write_volume
-
-    written: dict[str, Any] = {}
-    if result.attention:
-        written["attention"] = {
-            name: str(write_volume(plan.beside(f"attention_{name}"), volume))
-            for name, volume in result.attention.items()
-        }
-    for name in ("probabilities", "uncertainty"):
-        volume = getattr(result, name)
-        if volume is not None:
-            written[name] = str(write_volume(plan.beside(name), volume))
-    written["labels"] = str(write_volume(plan.labels, result.labels))
-    return written
+    if summary is not None:
+        say(str(summarise(outcomes).write(summary)))
+    if json:
+        rows = [one.to_dict() for one in outcomes]
+        print_json(rows if len(rows) > 1 else rows[0])
+    failed = sum(one.status == "failed" for one in outcomes)
+    if len(outcomes) > 1:
+        done = sum(one.status == "done" for one in outcomes)
+        skipped = len(outcomes) - done - failed
+        say(f"{done} done, {skipped} skipped, {failed} failed")
+    if failed:
+        raise typer.Exit(SOME_FAILED)

@@ -1,0 +1,18 @@
+"""Many scans: which, where to, one after the other or on many machines; a run again."""
+
+from __future__ import annotations
+
+from .plan import Plan, find_scans, plan_outputs, split_suffix
+from .run import Machine, Outcome, run_all, segment_file, summary
+
+__all__ = [
+    "Machine",
+    "Outcome",
+    "Plan",
+    "find_scans",
+    "plan_outputs",
+    "run_all",
+    "segment_file",
+    "split_suffix",
+    "summary",
+]

@@ -1,0 +1,126 @@
+"""The run that made a file, once more."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..analysis.masks import label_array
+from ..errors import InputError
+from ..models.store import Model
+from ..progress import Job, Progress
+from ..recipe import Recipe, recipe_of
+from ..volumes import Volume, read_volume
+from .plan import Plan
+from .run import Machine, Outcome, segment_file
+
+__all__ = ["Again", "Repeated", "machine_of", "plan_again", "run_again"]
+
+
+@dataclass(frozen=True, eq=False)
+class Again:
+    """How a file was made.
+
+    Parameters
+    ----------
+    file
+        As it is now.
+    scan
+        The file that it was made from.
+    region
+        The part of the scan that was segmented; None: all of it.
+    """
+
+    file: Volume
+    scan: Path
+    recipe: Recipe
+    region: tuple[tuple[int, int], ...] | None
+
+
+@dataclass(frozen=True, eq=False)
+class Repeated:
+    """What came of it.
+
+    Parameters
+    ----------
+    outcome
+        Of the new run.
+    changed
+        Voxels whose label is another one; None if the file was no mask or of another grid.
+    """
+
+    outcome: Outcome
+    changed: int | None
+
+
+def plan_again(file: Path, scan: Path | None = None) -> Again:
+    """Read from a file how it was made.
+
+    Parameters
+    ----------
+    file
+        A mask (or another result) of ours.
+    scan
+        Where the scan is now; None: where it was, or of the same name beside the file.
+
+    Raises
+    ------
+    InputError
+        If the file does not say how it was made, or its scan is not there.
+    """
+    volume = read_volume(file)
+    provenance = volume.metadata.get("provenance")
+    if not isinstance(provenance, Mapping):
+        raise InputError(f"{file.name} does not say how it was made, so it can't be made again")
+    try:
+        recipe = recipe_of(provenance)
+    except InputError as error:
+        raise InputError(f"{file.name}: {error}") from error
+    where = scan or _scan_of(file, provenance)
+    if not where.exists():
+        raise InputError(f"{where} does not exist; check the name and the folder")
+    return Again(volume, where, recipe, region_of(provenance))
+
+
+def region_of(provenance: Mapping[str, Any]) -> tuple[tuple[int, int], ...] | None:
+    """The part of the scan that a run covered; None: all of it."""
+    region = (provenance.get("options") or {}).get("region")
+    return tuple((int(a), int(b)) for a, b in region) if region else None
+
+
+def machine_of(again: Again, device: str = "auto", memory: int | None = None) -> Machine:
+    """The machine at hand, for the region that was segmented then."""
+    return Machine(device, memory, again.region)
+
+
+def _scan_of(file: Path, provenance: Mapping[str, Any]) -> Path:
+    path = (provenance.get("source") or {}).get("path")
+    if not path:
+        raise InputError(
+            f"{file.name} does not say which file it was made from (a scan in memory); "
+            "name it with --scan"
+        )
+    for one in (Path(path), file.parent / path, file.parent / Path(path).name):
+        if one.exists():
+            return one
+    raise InputError(
+        f"the scan {path} that {file.name} was made from is not there; say where it is with --scan"
+    )
+
+
+def run_again(again: Again, model: Model, target: Path, machine: Machine) -> Job[Repeated]:
+    """Job: make the file once more, under another name, and compare the two masks."""
+    outcome = yield from segment_file(Plan(again.scan, target), model, again.recipe, machine)
+    yield Progress(0, 0, "Comparing")
+    return Repeated(outcome, changed_voxels(again.file, read_volume(target)))
+
+
+def changed_voxels(old: Volume, new: Volume) -> int | None:
+    """Voxels that differ between two masks; None if one is no mask, or their grids differ."""
+    if old.metadata.get("kind") != "labels" or not old.geometry.is_close(new.geometry):
+        return None
+    return int(np.count_nonzero(label_array(old) != label_array(new)))

@@ -1,0 +1,317 @@
+"""Segment, clean, measure and write one scan or many, by a recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from ..analysis.cleanup import clean_up
+from ..analysis.measure import measure
+from ..analysis.table import Cell, Column, Table
+from ..errors import Attention3DError, JobCancelled
+from ..inference.preprocess import crop_region
+from ..inference.store import ZarrStore
+from ..models.store import Model
+from ..progress import Job, Progress
+from ..recipe import Measures, Recipe
+from ..session import Segmentation, SegmentOptions, segment_job
+from ..volumes import Volume, read_volume, write_volume
+from .plan import Plan
+
+__all__ = ["Applied", "Machine", "Outcome", "apply_recipe", "run_all", "segment_file", "summary"]
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What is of the machine and the moment, and not of the recipe.
+
+    Parameters
+    ----------
+    device, memory, region
+        See `session.SegmentOptions`.
+    """
+
+    device: str = "auto"
+    memory: int | None = None
+    region: tuple[tuple[int, int], ...] | None = None
+
+    def options(self, recipe: Recipe) -> SegmentOptions:
+        """Options of a run of the recipe here."""
+        return recipe.options(device=self.device, memory=self.memory, region=self.region)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one scan.
+
+    Parameters
+    ----------
+    plan
+        The scan and its mask.
+    status
+        "done", "skipped" (its mask was there) or "failed".
+    seconds
+        Of the segmentation.
+    error
+        In one line, if it failed.
+    written
+        Further files, by what they hold; attention maps by name under "attention".
+    provenance
+        Without the norms' statistics, thousands of numbers, which are in the file.
+    """
+
+    plan: Plan
+    status: Literal["done", "skipped", "failed"]
+    seconds: float = 0.0
+    device: str = ""
+    warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    error: str = ""
+    written: dict[str, Any] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-compatible."""
+        report: dict[str, Any] = {"image": str(self.plan.image), "labels": str(self.plan.labels)}
+        report["status"] = self.status
+        if self.status == "failed":
+            return {**report, "error": self.error}
+        if self.status == "skipped":
+            return report
+        return {
+            **report,
+            **self.written,
+            "seconds": round(self.seconds, 3),
+            "device": self.device,
+            "warnings": list(self.warnings),
+            "provenance": self.provenance,
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Applied:
+    """A recipe applied to a scan, in memory.
+
+    Parameters
+    ----------
+    result
+        As the network left it.
+    labels
+        After the clean-up.
+    table
+        Of measures, if the recipe has any.
+    """
+
+    result: Segmentation
+    labels: Volume
+    table: Table | None
+
+
+def apply_recipe(
+    scan: Volume, model: Model, recipe: Recipe, machine: Machine | None = None
+) -> Job[Applied]:
+    """Job: segment a scan, clean its mask and measure it; nothing is written."""
+    result = yield from segment_job(scan, model, (machine or Machine()).options(recipe))
+    _complete(result, scan, recipe)
+    labels = result.labels
+    if recipe.clean_up:
+        labels = yield from clean_up(labels, recipe.clean_up)
+    table = None
+    if recipe.measure is not None:
+        table = yield from _measured(labels, scan, result, recipe.measure, recipe.channel)
+    return Applied(result, labels, table)
+
+
+def _complete(result: Segmentation, scan: Volume, recipe: Recipe) -> None:
+    """Say in the result what only the caller knows: the file in full, time, measures."""
+    source = result.provenance["source"]
+    if scan.source is not None:
+        source["path"] = str(scan.source.resolve())
+    if recipe.time is not None:
+        source["time"] = recipe.time
+    if recipe.measure is not None:
+        result.provenance["measured"] = recipe.measure.model_dump(mode="json")
+
+
+def _measured(
+    labels: Volume, scan: Volume, result: Segmentation, wanted: Measures, channel: int | None
+) -> Job[Table]:
+    image = scan if channel is None else scan.channel(channel)
+    return (
+        yield from measure(
+            labels,
+            images={"scan": image} if wanted.image else {},
+            attention=result.attention if wanted.attention else {},
+            components=wanted.components,
+            percentiles=wanted.percentiles,
+        )
+    )
+
+
+# ---- files
+
+
+def segment_file(
+    plan: Plan, model: Model, recipe: Recipe, machine: Machine | None = None
+) -> Job[Outcome]:
+    """Job: the same for a file, with its results written; the mask comes last.
+
+    So a mask on disk means that all its scan's results are there.
+    """
+    yield Progress(0, 0, f"Reading {plan.image.name}")
+    scan = read_volume(plan.image, time=recipe.time)
+    streams = plan.labels.name.lower().endswith(".zarr") and not recipe.clean_up
+    machine = machine or Machine()
+    if streams:
+        result, written = yield from _to_zarr(plan, scan, model, recipe, machine)
+    else:
+        applied = yield from apply_recipe(scan, model, recipe, machine)
+        result = applied.result
+        yield Progress(0, 0, f"Writing {plan.labels.name}")
+        written = _write(plan, applied, recipe)
+    return Outcome(
+        plan,
+        "done",
+        result.seconds,
+        result.device,
+        tuple(result.warnings),
+        tuple(scan.notes),
+        written=written,
+        provenance={k: v for k, v in result.provenance.items() if k != "calibration"},
+    )
+
+
+def _write(plan: Plan, applied: Applied, recipe: Recipe) -> dict[str, Any]:
+    result = applied.result
+    written = _write_maps(plan, result)
+    for name in ("probabilities", "uncertainty"):
+        volume = getattr(result, name)
+        if volume is not None:
+            written[name] = str(write_volume(plan.beside(name), volume))
+    written |= _write_table(plan, applied.table, recipe)
+    written["labels"] = str(write_volume(plan.labels, applied.labels))
+    return written
+
+
+def _write_maps(plan: Plan, result: Segmentation) -> dict[str, Any]:
+    maps = {
+        name: str(write_volume(plan.beside(f"attention_{name}"), volume))
+        for name, volume in result.attention.items()
+    }
+    return {"attention": maps} if maps else {}
+
+
+def _write_table(plan: Plan, table: Table | None, recipe: Recipe) -> dict[str, Any]:
+    if table is None or recipe.measure is None:
+        return {}
+    return {"measures": str(table.write(plan.beside("measures", recipe.measure.table)))}
+
+
+def _to_zarr(
+    plan: Plan, scan: Volume, model: Model, recipe: Recipe, machine: Machine
+) -> Job[tuple[Segmentation, dict[str, Any]]]:
+    """Write to OME-Zarr as results become final, in memory that does not grow with them."""
+    options = machine.options(recipe)
+    paths = {"labels": plan.labels}
+    paths |= {n: plan.beside(n) for n in ("probabilities", "uncertainty") if getattr(recipe, n)}
+    _, geometry = crop_region(scan.geometry, options.region)
+    with ZarrStore(paths, geometry, scan.name, model.card.class_names) as store:
+        result = yield from segment_job(scan, model, options, allocate=store.allocate)
+        _complete(result, scan, recipe)
+        store.flush()
+        for name in paths:
+            store.describe(name, getattr(result, name).metadata)
+        written = _write_maps(plan, result)
+        if recipe.measure is not None:
+            stored = result.labels.replace(array=getattr(result.labels.array, "array"))  # noqa: B009
+            table = yield from _measured(stored, scan, result, recipe.measure, recipe.channel)
+            written |= _write_table(plan, table, recipe)
+    return result, written | {name: str(path) for name, path in paths.items()}
+
+
+# ---- many
+
+
+def run_all(
+    plans: Sequence[Plan],
+    model: Model,
+    recipe: Recipe,
+    machine: Machine | None = None,
+    *,
+    overwrite: bool = False,
+) -> Job[list[Outcome]]:
+    """Job: many scans, one after the other; what is done is skipped, a failure stops nothing.
+
+    Yields
+    ------
+    Progress
+        Over all scans; ``partial`` is the `Outcome` of one that is over.
+    """
+    outcomes: list[Outcome] = []
+    for number, plan in enumerate(plans):
+        outcome = yield from _guarded(number, len(plans), plan, model, recipe, machine, overwrite)
+        outcomes.append(outcome)
+        yield Progress(1000 * (number + 1), 1000 * len(plans), plan.image.name, outcome)
+    return outcomes
+
+
+def _guarded(
+    number: int,
+    count: int,
+    plan: Plan,
+    model: Model,
+    recipe: Recipe,
+    machine: Machine | None,
+    overwrite: bool,
+) -> Job[Outcome]:
+    if plan.labels.exists() and not overwrite:
+        return Outcome(plan, "skipped")
+    job = segment_file(plan, model, recipe, machine)
+    try:
+        while True:
+            step = next(job)
+            words = f"{number + 1}/{count} {plan.image.name}: {step.message}"
+            yield Progress(round(1000 * (number + step.fraction)), 1000 * count, words)
+    except StopIteration as end:
+        outcome: Outcome = end.value
+        return outcome
+    except JobCancelled:
+        raise
+    except Exception as error:  # whatever is wrong with one file, the others follow
+        return Outcome(plan, "failed", error=told(error))
+    finally:
+        job.close()
+
+
+def told(error: BaseException) -> str:
+    """An error in one line."""
+    text = " ".join(str(error).split())
+    if isinstance(error, Attention3DError):
+        return text
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename or 'file'}: {error.strerror}"
+    return f"unexpected {type(error).__name__}: {text or 'no message'}"
+
+
+def summary(outcomes: Iterable[Outcome]) -> Table:
+    """A table with a row per scan: what became of it, how long it took, what to look at."""
+    columns = (
+        Column("scan"),
+        Column("status"),
+        Column("time", "s"),
+        Column("device"),
+        Column("warnings"),
+        Column("mask"),
+    )
+    return Table(columns, tuple(tuple(_row(one)) for one in outcomes))
+
+
+def _row(one: Outcome) -> Iterator[Cell]:
+    done = one.status == "done"
+    yield str(one.plan.image)
+    yield one.status
+    yield round(one.seconds, 3) if done else None
+    yield one.device or None
+    yield one.error or "; ".join(one.warnings) or None
+    yield str(one.plan.labels) if one.status != "failed" else None
