@@ -9,7 +9,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from napari_attention3d.cli.segment import Plan, parse_region, plan_outputs
+from napari_attention3d.batch import Plan, plan_outputs
+from napari_attention3d.cli.segment import parse_region
 from napari_attention3d.errors import InputError, OutputError
 from napari_attention3d.volumes import read_volume
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from napari_attention3d.cli.segment import parse_memory, plan_outputs
+from napari_attention3d.batch import plan_outputs
+from napari_attention3d.cli.segment import parse_memory
 from napari_attention3d.errors import InputError
 from napari_attention3d.volumes import read_volume
 
