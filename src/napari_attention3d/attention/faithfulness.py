@@ -1,0 +1,375 @@
+"""Does a map show what the network uses? Deletion and insertion curves.
+
+Blocks of the scan are replaced by a filling, those first that the map marks most, and the
+mask's own probability is followed (Petsiuk et al. 2018, arXiv:1806.07421, here for masks):
+over the voxels that the network gave a class, the mean probability of that class. A map
+that is faithful makes it fall quickly (deletion), and rise quickly when blocks are put
+back into a scan that was filled all over (insertion). Orders that are drawn at random and
+the map's own, turned around, say what a map must beat.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy import ndimage
+from torch import Tensor
+
+from ..analysis.table import Cell, Column, Table
+from ..errors import InputError
+from ..inference.tiling import Box
+from ..progress import Job, Progress
+from ..volumes.volume import Volume
+from .replay import Replay
+
+__all__ = [
+    "Curve",
+    "Faithfulness",
+    "FaithfulnessOptions",
+    "Fill",
+    "faithfulness",
+    "fill_in",
+    "passes_needed",
+    "values_in_blocks",
+]
+
+Fill = Literal["blur", "noise"]
+Direction = Literal["deletion", "insertion"]
+FRACTIONS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0)
+LEAST = "least attended first"
+MOST = "most attended first"
+RANDOM = "random"
+
+_Array = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class FaithfulnessOptions:
+    """How to test a map.
+
+    Attributes
+    ----------
+    fill
+        "blur": the scan without its detail; "noise": noise of the local mean and spread.
+    block
+        Edge of the blocks that are replaced, in voxels of the model's grid.
+    fractions
+        Shares of the blocks, from 0 to 1.
+    orders
+        How many random orders; their mean is shown.
+    sigma
+        Of the blur, and of what "local" means, in voxels.
+    label
+        Class whose voxels are followed; None: all but the background.
+    seed
+        Of noise and random orders.
+    """
+
+    fill: Fill = "blur"
+    block: int = 8
+    fractions: tuple[float, ...] = FRACTIONS
+    orders: int = 2
+    sigma: float = 8.0
+    label: int | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Curve:
+    """How the mask's probability changes.
+
+    Attributes
+    ----------
+    order
+        Which blocks come first.
+    direction
+        "deletion" or "insertion".
+    fractions
+        Shares of the blocks that were replaced (deletion) or are there (insertion).
+    scores
+        Mean probability of the mask's own classes.
+    """
+
+    order: str
+    direction: Direction
+    fractions: tuple[float, ...]
+    scores: tuple[float, ...]
+
+    @property
+    def area(self) -> float:
+        """Area under it: small is faithful for deletion, large for insertion."""
+        return float(np.trapezoid(self.scores, self.fractions))
+
+
+@dataclass(frozen=True)
+class Faithfulness:
+    """Curves of a map, and what they say.
+
+    Attributes
+    ----------
+    name
+        The map.
+    curves
+        Both directions of each order.
+    voxels
+        Voxels of the mask that are followed.
+    """
+
+    name: str
+    curves: tuple[Curve, ...]
+    voxels: int
+    notes: tuple[str, ...] = field(default=())
+
+    def curve(self, order: str, direction: Direction) -> Curve:
+        """Return one of the curves."""
+        return next(c for c in self.curves if (c.order, c.direction) == (order, direction))
+
+    @property
+    def gain(self) -> float:
+        """Area won over random orders, mean of deletion and insertion; above 0: faithful."""
+        deletion = self.curve(RANDOM, "deletion").area - self.curve(MOST, "deletion").area
+        insertion = self.curve(MOST, "insertion").area - self.curve(RANDOM, "insertion").area
+        return (deletion + insertion) / 2
+
+    @property
+    def table(self) -> Table:
+        """A row per curve: its area, then its scores."""
+        fractions = self.curves[0].fractions
+        columns = (
+            Column("curve"),
+            Column("order"),
+            Column("area"),
+            *(Column(f"at {100 * f:g} %") for f in fractions),
+        )
+        rows: list[tuple[Cell, ...]] = [
+            (c.direction, c.order, c.area, *c.scores) for c in self.curves
+        ]
+        return Table(columns, tuple(rows), (self.verdict, *self.notes))
+
+    @property
+    def verdict(self) -> str:
+        """In words."""
+        words = (
+            "follows what the network uses"
+            if self.gain > 0.02
+            else ("says less than chance" if self.gain < -0.02 else "is no better than chance")
+        )
+        return f"{self.name}: {words} (area won over random orders {self.gain:+.3f})"
+
+
+def fill_in(x: _Array, fill: Fill, sigma: float, seed: int = 0) -> _Array:
+    """Return what blocks are replaced by.
+
+    Parameters
+    ----------
+    x
+        (C, z, y, x) float32, normalised.
+    fill
+        See `FaithfulnessOptions`.
+    sigma
+        Voxels.
+    seed
+        Of the noise.
+
+    Raises
+    ------
+    InputError
+        If the filling is not known.
+    """
+    if fill not in get_args(Fill):
+        raise InputError(f"filling {fill!r} is not known; use {' or '.join(get_args(Fill))}")
+    mean = np.stack([ndimage.gaussian_filter(c, sigma, mode="nearest") for c in x])
+    if fill == "blur":
+        return mean.astype(np.float32)
+    square = np.stack([ndimage.gaussian_filter(c * c, sigma, mode="nearest") for c in x])
+    spread = np.sqrt(np.clip(square - mean * mean, 0, None))
+    noise = np.random.default_rng(seed).standard_normal(x.shape)
+    filled: _Array = (mean + spread * noise).astype(np.float32)
+    return filled
+
+
+def values_in_blocks(values: Volume, replay: Replay, box: Box, block: int) -> _Array:
+    """Return the mean of a map in each block of a box.
+
+    Parameters
+    ----------
+    values
+        (Z, Y, X) anywhere in the scan's world; where it does not reach, it counts as its
+        smallest value.
+    replay
+        The run.
+    box
+        On the model's grid.
+    block
+        Voxels.
+
+    Raises
+    ------
+    InputError
+        If it is in another unit of length, or does not reach the box.
+    """
+    place = replay.geometry_of(box)
+    if values.geometry.unit != place.unit:
+        raise InputError(
+            f"{values.name} is in {values.geometry.unit}, the scan in {place.unit}: they can't be "
+            "laid on each other"
+        )
+    to_map = np.linalg.inv(values.geometry.affine) @ place.affine
+    array = np.asarray(values.array, dtype=np.float32)
+    lowest = float(np.nanmin(array))
+    sampled = ndimage.affine_transform(
+        np.nan_to_num(array, nan=lowest),
+        to_map[:3, :3],
+        to_map[:3, 3],
+        output_shape=box.shape,
+        order=1,
+        mode="grid-constant",
+        cval=np.nan,
+    )
+    if not np.isfinite(sampled).any():
+        raise InputError(f"{values.name} does not reach the place that is tested")
+    return _block_means(np.nan_to_num(sampled, nan=lowest).astype(np.float32), block)
+
+
+def passes_needed(options: FaithfulnessOptions) -> int:
+    """Forward passes that a test takes: to be told before it begins."""
+    inner = sum(0 < f < 1 for f in options.fractions)
+    return 2 + 2 * inner * (2 + options.orders)
+
+
+def faithfulness(
+    replay: Replay,
+    box: Box,
+    values: Volume | _Array,
+    name: str,
+    options: FaithfulnessOptions | None = None,
+) -> Job[Faithfulness]:
+    """Test a map in one window of the scan.
+
+    Parameters
+    ----------
+    replay
+        The run.
+    box
+        The window, on the model's grid.
+    values
+        The map, or its means in the window's blocks (`values_in_blocks`).
+    name
+        The map's.
+    options
+        See `FaithfulnessOptions`.
+
+    Yields
+    ------
+    Progress
+        Per forward pass; closing the generator cancels.
+
+    Raises
+    ------
+    InputError
+        If the window holds no voxel of the class, or the map does not reach it.
+    """
+    options = options or FaithfulnessOptions()
+    if options.block < 1 or list(options.fractions) != sorted({0.0, 1.0, *options.fractions}):
+        raise InputError("blocks need an edge of 1 or more; fractions must rise from 0 to 1")
+    means = (
+        values_in_blocks(values, replay, box, options.block)
+        if isinstance(values, Volume)
+        else values
+    )
+    x = replay.read(box)
+    scored = _Scored(replay, x, options)
+    filled = torch.from_numpy(
+        fill_in(x[0].cpu().numpy(), options.fill, options.sigma, options.seed)
+    ).to(x)[None]
+    orders = _orders(means, options)
+    total, done = passes_needed(options), 0
+    ends: dict[bool, float] = {}
+    sums: dict[tuple[str, Direction], list[_Array]] = {}
+    for label, order in orders:
+        for direction in get_args(Direction):
+            scores = []
+            for fraction in options.fractions:
+                gone = fraction if direction == "deletion" else 1 - fraction
+                if gone in (0, 1) and bool(gone) in ends:
+                    scores.append(ends[bool(gone)])
+                    continue
+                yield Progress(done, total, f"Testing the map, pass {done + 1} of {total}")
+                # Blocks that are put back are those that the order names first.
+                first = order[: round(fraction * len(order))]
+                chosen = _mask(first, means.shape, x.shape[2:], options.block).to(x.device)
+                there = ~chosen if direction == "deletion" else chosen
+                scores.append(scored(torch.where(there, x, filled)))
+                done += 1
+                if gone in (0, 1):
+                    ends[bool(gone)] = scores[-1]
+            sums.setdefault((label, direction), []).append(np.array(scores, np.float32))
+    curves = tuple(
+        Curve(label, direction, options.fractions, tuple(np.mean(s, axis=0).tolist()))
+        for (label, direction), s in sums.items()
+    )
+    notes = (
+        f"{options.fill} of sigma {options.sigma:g}, blocks of {options.block} voxels, window "
+        f"{' x '.join(map(str, box.shape))}; {scored.voxels} voxels of the mask followed",
+    )
+    return Faithfulness(name, curves, scored.voxels, notes)
+
+
+class _Scored:
+    """Mean probability, over a window's mask, of the classes that it was given."""
+
+    def __init__(self, replay: Replay, x: Tensor, options: FaithfulnessOptions) -> None:
+        self.replay = replay
+        self.classes = replay.forward(x).logits[0].argmax(0)
+        wanted = options.label
+        self.where = self.classes > 0 if wanted is None else self.classes == wanted
+        self.voxels = int(self.where.sum())
+        if not self.voxels:
+            names = replay.model.card.class_names
+            known = wanted is not None and 0 <= wanted < len(names)
+            what = names[wanted] if known and wanted is not None else "label"
+            raise InputError(f"the network finds no {what} in this window; choose another place")
+
+    def __call__(self, x: Tensor) -> float:
+        """Of a changed window."""
+        shares = torch.softmax(self.replay.forward(x).logits[0].float(), 0)
+        own = shares.gather(0, self.classes[None])[0]
+        return float(own[self.where].mean())
+
+
+def _block_means(array: _Array, block: int) -> _Array:
+    for axis, size in enumerate(array.shape):
+        starts = np.arange(0, size, block)
+        counts = np.diff(np.append(starts, size)).reshape(
+            [-1 if a == axis else 1 for a in range(3)]
+        )
+        array = (np.add.reduceat(array, starts, axis=axis) / counts).astype(np.float32)
+    return array
+
+
+def _orders(means: _Array, options: FaithfulnessOptions) -> list[tuple[str, npt.NDArray[np.int64]]]:
+    """Numbers of the blocks, those that come first at the beginning."""
+    rng = np.random.default_rng(options.seed)
+    # Among equals the order is drawn: a map that is 0 in most places must not gain or
+    # lose by where these lie.
+    drawn = rng.permutation(means.size)
+    most = drawn[np.argsort(-means.ravel()[drawn], kind="stable")]
+    found = [(MOST, most), (LEAST, most[::-1].copy())]
+    return found + [(RANDOM, rng.permutation(means.size)) for _ in range(max(1, options.orders))]
+
+
+def _mask(
+    blocks: npt.NDArray[np.int64], grid: Sequence[int], shape: Sequence[int], block: int
+) -> Tensor:
+    """(z, y, x) True in the voxels of some blocks."""
+    chosen = np.zeros(int(np.prod(grid)), bool)
+    chosen[blocks] = True
+    array = chosen.reshape(tuple(grid))
+    for axis, size in enumerate(shape):
+        array = np.repeat(array, block, axis=axis).take(range(size), axis=axis)
+    return torch.from_numpy(np.ascontiguousarray(array))
