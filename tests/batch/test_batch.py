@@ -90,6 +90,13 @@ def test_a_failure_stops_nothing_and_what_is_done_is_skipped(tmp_path, models_fo
     stamp = plans[0].labels.stat().st_mtime_ns
     again = tools.finish(run_all(plans, model, TINY))
     assert [one.status for one in again] == ["skipped", "done", "skipped"]
+    assert again[0].volumes == outcomes[0].volumes
+    assert again[0].seconds == pytest.approx(outcomes[0].seconds, abs=1e-3)
+    voxels = np.bincount(read_volume(plans[0].labels).array.ravel(), minlength=3)
+    assert again[0].volumes == {
+        "one (mL)": pytest.approx(voxels[1] * 2 / 1000),
+        "two (mL)": pytest.approx(voxels[2] * 2 / 1000),
+    }
     assert plans[0].labels.stat().st_mtime_ns == stamp
     replaced = tools.finish(run_all(plans[:1], model, TINY, overwrite=True))
     assert replaced[0].status == "done"
@@ -127,17 +134,36 @@ def test_closing_the_job_cancels_and_leaves_nothing_half_done(tmp_path, models_f
     assert os.listdir(tmp_path / "out") == ["0_labels.nii.gz"]
 
 
+def test_a_mask_that_is_there_but_not_sound_is_told(tmp_path, models_folder, tools):
+    plans = plan_outputs([tools.write_scan(tmp_path / "0.nii.gz")], None)
+    plans[0].labels.write_bytes(b"half a mask")
+    (outcome,) = tools.finish(run_all(plans, TINY.load_model(), TINY))
+    assert outcome.status == "skipped"
+    assert "not sound" in outcome.warnings[0]
+
+
+def test_numbered_objects_are_counted_and_added_up(tools):
+    from napari_attention3d.batch.outcome import count_volumes
+    from napari_attention3d.volumes import Volume
+
+    array = np.zeros((4, 4, 4), np.uint8)
+    array[0, 0, :2], array[3, 3, 3] = 7, 9
+    volume = Volume.from_array(array, spacing=(2.0, 1.0, 1.0), unit="um")
+    assert tools.finish(count_volumes(volume)) == {"objects": 2, "all objects (um3)": 6.0}
+
+
 def test_the_summary_has_a_row_per_scan(tmp_path):
     plans = [Plan(tmp_path / f"{i}.nii.gz", tmp_path / f"{i}_labels.nii.gz") for i in range(3)]
     table = summary(
         [
-            Outcome(plans[0], "done", 1.25, "cpu", ("empty", "dark")),
+            Outcome(plans[0], "done", 1.25, "cpu", ("empty", "dark"), volumes={"one (mL)": 2.5}),
             Outcome(plans[1], "failed", error="damaged"),
             Outcome(plans[2], "skipped"),
         ]
     )
     assert table.column("status") == ["done", "failed", "skipped"]
     assert table.column("time (s)") == [1.25, None, None]
+    assert table.column("one (mL)") == [2.5, None, None]
     assert table.column("warnings") == ["empty; dark", "damaged", None]
     table.write(tmp_path / "summary.csv")
 

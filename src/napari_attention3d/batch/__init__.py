@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from .outcome import Outcome, summary
 from .plan import Plan, find_scans, plan_outputs, split_suffix
-from .run import Machine, Outcome, run_all, segment_file, summary
+from .run import Machine, run_all, segment_file
 
 __all__ = [
     "Machine",

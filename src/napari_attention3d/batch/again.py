@@ -15,8 +15,9 @@ from ..models.store import Model
 from ..progress import Job, Progress
 from ..recipe import Recipe, recipe_of
 from ..volumes import Volume, read_volume
+from .outcome import Outcome
 from .plan import Plan
-from .run import Machine, Outcome, segment_file
+from .run import Machine, segment_file
 
 __all__ = ["Again", "Repeated", "machine_of", "plan_again", "run_again"]
 

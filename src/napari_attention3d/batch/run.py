@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from ..analysis.cleanup import clean_up
 from ..analysis.measure import measure
-from ..analysis.table import Cell, Column, Table
+from ..analysis.table import Table
 from ..errors import Attention3DError, JobCancelled
 from ..inference.preprocess import crop_region
 from ..inference.store import ZarrStore
@@ -17,9 +17,10 @@ from ..progress import Job, Progress
 from ..recipe import Measures, Recipe
 from ..session import Segmentation, SegmentOptions, segment_job
 from ..volumes import Volume, read_volume, write_volume
+from .outcome import Outcome, count_volumes
 from .plan import Plan
 
-__all__ = ["Applied", "Machine", "Outcome", "apply_recipe", "run_all", "segment_file", "summary"]
+__all__ = ["Applied", "Machine", "apply_recipe", "run_all", "segment_file", "skipped", "told"]
 
 
 @dataclass(frozen=True)
@@ -39,54 +40,6 @@ class Machine:
     def options(self, recipe: Recipe) -> SegmentOptions:
         """Options of a run of the recipe here."""
         return recipe.options(device=self.device, memory=self.memory, region=self.region)
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of one scan.
-
-    Parameters
-    ----------
-    plan
-        The scan and its mask.
-    status
-        "done", "skipped" (its mask was there) or "failed".
-    seconds
-        Of the segmentation.
-    error
-        In one line, if it failed.
-    written
-        Further files, by what they hold; attention maps by name under "attention".
-    provenance
-        Without the norms' statistics, thousands of numbers, which are in the file.
-    """
-
-    plan: Plan
-    status: Literal["done", "skipped", "failed"]
-    seconds: float = 0.0
-    device: str = ""
-    warnings: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-    error: str = ""
-    written: dict[str, Any] = field(default_factory=dict)
-    provenance: dict[str, Any] = field(default_factory=dict)
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-compatible."""
-        report: dict[str, Any] = {"image": str(self.plan.image), "labels": str(self.plan.labels)}
-        report["status"] = self.status
-        if self.status == "failed":
-            return {**report, "error": self.error}
-        if self.status == "skipped":
-            return report
-        return {
-            **report,
-            **self.written,
-            "seconds": round(self.seconds, 3),
-            "device": self.device,
-            "warnings": list(self.warnings),
-            "provenance": self.provenance,
-        }
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,6 +83,8 @@ def _complete(result: Segmentation, scan: Volume, recipe: Recipe) -> None:
         source["path"] = str(scan.source.resolve())
     if recipe.time is not None:
         source["time"] = recipe.time
+    if result.warnings:
+        result.provenance["warnings"] = list(result.warnings)
     if recipe.measure is not None:
         result.provenance["measured"] = recipe.measure.model_dump(mode="json")
 
@@ -164,10 +119,11 @@ def segment_file(
     streams = plan.labels.name.lower().endswith(".zarr") and not recipe.clean_up
     machine = machine or Machine()
     if streams:
-        result, written = yield from _to_zarr(plan, scan, model, recipe, machine)
+        result, written, volumes = yield from _to_zarr(plan, scan, model, recipe, machine)
     else:
         applied = yield from apply_recipe(scan, model, recipe, machine)
         result = applied.result
+        volumes = yield from count_volumes(applied.labels)
         yield Progress(0, 0, f"Writing {plan.labels.name}")
         written = _write(plan, applied, recipe)
     return Outcome(
@@ -177,6 +133,7 @@ def segment_file(
         result.device,
         tuple(result.warnings),
         tuple(scan.notes),
+        volumes=volumes,
         written=written,
         provenance={k: v for k, v in result.provenance.items() if k != "calibration"},
     )
@@ -210,7 +167,7 @@ def _write_table(plan: Plan, table: Table | None, recipe: Recipe) -> dict[str, A
 
 def _to_zarr(
     plan: Plan, scan: Volume, model: Model, recipe: Recipe, machine: Machine
-) -> Job[tuple[Segmentation, dict[str, Any]]]:
+) -> Job[tuple[Segmentation, dict[str, Any], dict[str, float]]]:
     """Write to OME-Zarr as results become final, in memory that does not grow with them."""
     options = machine.options(recipe)
     paths = {"labels": plan.labels}
@@ -223,11 +180,12 @@ def _to_zarr(
         for name in paths:
             store.describe(name, getattr(result, name).metadata)
         written = _write_maps(plan, result)
+        stored = result.labels.replace(array=getattr(result.labels.array, "array"))  # noqa: B009
+        volumes = yield from count_volumes(stored)
         if recipe.measure is not None:
-            stored = result.labels.replace(array=getattr(result.labels.array, "array"))  # noqa: B009
             table = yield from _measured(stored, scan, result, recipe.measure, recipe.channel)
             written |= _write_table(plan, table, recipe)
-    return result, written | {name: str(path) for name, path in paths.items()}
+    return result, written | {name: str(path) for name, path in paths.items()}, volumes
 
 
 # ---- many
@@ -266,7 +224,7 @@ def _guarded(
     overwrite: bool,
 ) -> Job[Outcome]:
     if plan.labels.exists() and not overwrite:
-        return Outcome(plan, "skipped")
+        return (yield from skipped(plan))
     job = segment_file(plan, model, recipe, machine)
     try:
         while True:
@@ -284,6 +242,20 @@ def _guarded(
         job.close()
 
 
+def skipped(plan: Plan) -> Job[Outcome]:
+    """Job: what a mask that is there already says; one that can't be read is told."""
+    yield Progress(0, 0, f"{plan.labels.name} is there")
+    try:
+        labels = read_volume(plan.labels)
+        volumes = yield from count_volumes(labels)
+    except Exception as error:
+        return Outcome(plan, "skipped", warnings=(f"the mask is not sound: {told(error)}",))
+    about = labels.metadata.get("provenance") or {}
+    warnings = tuple(str(one) for one in about.get("warnings") or ())
+    seconds, device = float(about.get("seconds") or 0), str(about.get("device") or "")
+    return Outcome(plan, "skipped", seconds, device, warnings, volumes=volumes)
+
+
 def told(error: BaseException) -> str:
     """An error in one line."""
     text = " ".join(str(error).split())
@@ -292,26 +264,3 @@ def told(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename or 'file'}: {error.strerror}"
     return f"unexpected {type(error).__name__}: {text or 'no message'}"
-
-
-def summary(outcomes: Iterable[Outcome]) -> Table:
-    """A table with a row per scan: what became of it, how long it took, what to look at."""
-    columns = (
-        Column("scan"),
-        Column("status"),
-        Column("time", "s"),
-        Column("device"),
-        Column("warnings"),
-        Column("mask"),
-    )
-    return Table(columns, tuple(tuple(_row(one)) for one in outcomes))
-
-
-def _row(one: Outcome) -> Iterator[Cell]:
-    done = one.status == "done"
-    yield str(one.plan.image)
-    yield one.status
-    yield round(one.seconds, 3) if done else None
-    yield one.device or None
-    yield one.error or "; ".join(one.warnings) or None
-    yield str(one.plan.labels) if one.status != "failed" else None

@@ -236,6 +236,8 @@ def _told(job: Any) -> Any:
 def _tell(outcome: Outcome) -> None:
     if outcome.status == "skipped":
         say(f"{outcome.plan.labels} exists: skipped (--overwrite replaces it)")
+        for warning in outcome.warnings:
+            say(f"warning: {warning}")
         return
     if outcome.status == "failed":
         say(f"{outcome.plan.image}: error: {outcome.error}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import json
 import logging
 import math
 from abc import ABC, abstractmethod
@@ -23,7 +22,6 @@ __all__ = [
     "Format",
     "check_index",
     "check_voxel_type",
-    "describe",
     "is_gzip",
     "matched_suffix",
     "open_stream",
@@ -357,30 +355,6 @@ def storable(volume: Volume) -> npt.NDArray[Any]:
             smallest = np.min_scalar_type(min(low, -high - 1))
         array = array.astype(smallest, copy=False)
     return array
-
-
-def describe(volume: Volume) -> dict[str, Any]:
-    """What file headers have no field for: channel names, kind, provenance.
-
-    Raises
-    ------
-    InputError
-        If the provenance can't be stored as JSON.
-    """
-    about: dict[str, Any] = {}
-    if volume.channel_names:
-        about["channel_names"] = list(volume.channel_names)
-    for key in ("kind", "provenance"):
-        if volume.metadata.get(key):
-            about[key] = volume.metadata[key]
-    try:
-        json.dumps(about)
-    except (TypeError, ValueError) as error:
-        raise InputError(
-            f"{volume.name}: its provenance can't be stored as JSON ({error}); keep plain values "
-            "there"
-        ) from error
-    return about
 
 
 def same_grid(a: Geometry, b: Geometry) -> bool:

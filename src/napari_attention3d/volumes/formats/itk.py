@@ -20,11 +20,11 @@ from ...errors import InputError
 from ...geometry import Geometry
 from ..atomic import atomic_path
 from ..volume import Volume
+from .about import describe, described
 from .base import (
     Format,
     check_index,
     check_voxel_type,
-    describe,
     reading,
     stem,
     storable,
@@ -57,7 +57,7 @@ class _ItkFormat(Format):
             array, notes = _voxels(sitk, image, path.name, channel, time)
             geometry = _geometry(image, about, array.shape[-3:])
         metadata: dict[str, Any] = {"format": self.kind, "notes": [*notes, *odd]}
-        metadata |= {k: about[k] for k in ("kind", "provenance") if k in about}
+        metadata |= described(about)
         if any(key.startswith("Segment0_") for key in image.GetMetaDataKeys()):
             metadata["kind"] = "labels"  # 3D Slicer's .seg.nrrd
         names = tuple(str(n) for n in about.get("channel_names", ()))

@@ -17,11 +17,11 @@ import numpy.typing as npt
 from ...errors import InputError, VolumeFormatError
 from ..atomic import atomic_path
 from ..volume import Volume
+from .about import describe, described
 from .base import (
     Format,
     check_index,
     check_voxel_type,
-    describe,
     open_stream,
     raw_voxels,
     reading,
@@ -60,9 +60,7 @@ class NiftiFormat(Format):
             "notes": [*form.notes, *plan.notes, *odd],
             "nifti": form.record(),
         }
-        for key in ("provenance", "kind"):
-            if key in about:
-                metadata[key] = about[key]
+        metadata |= described(about)
         names = tuple(str(n) for n in about.get("channel_names", ()))
         if plan.channel is not None:
             names = names[plan.channel : plan.channel + 1]

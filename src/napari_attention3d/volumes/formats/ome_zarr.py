@@ -7,7 +7,6 @@ believed on reading as long as shape, voxel size and position still agree with i
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy as np
 from ...errors import Attention3DError, InputError, VolumeFormatError
 from ...geometry import Geometry
 from ..volume import Volume
+from .about import is_class
 from .base import Format, check_voxel_type, matched_suffix, reading, same_grid, stem
 from .ome_zarr_array import open_level
 from .ome_zarr_describe import OURS
@@ -223,17 +223,9 @@ def _plausible(ours: Mapping[str, Any]) -> dict[str, Any]:
         "provenance": lambda v: isinstance(v, dict),
         "nifti": lambda v: isinstance(v, dict),
         "channel_names": lambda v: isinstance(v, list) and all(isinstance(n, str) for n in v),
-        "classes": lambda v: isinstance(v, list) and all(_is_class(one) for one in v),
+        "classes": lambda v: isinstance(v, list) and all(is_class(one) for one in v),
     }
     return {key: ours[key] for key, fits in forms.items() if key in ours and fits(ours[key])}
-
-
-def _is_class(entry: Any) -> bool:
-    return (
-        isinstance(entry, dict)
-        and isinstance(entry.get("name"), str)
-        and re.fullmatch("#[0-9a-fA-F]{6}", str(entry.get("colour"))) is not None
-    )
 
 
 def _agrees(kept: Geometry, told: Geometry) -> bool:

@@ -23,11 +23,11 @@ from ...errors import InputError, VolumeFormatError
 from ...geometry import Geometry
 from ..atomic import atomic_path
 from ..volume import Volume
+from .about import describe, described
 from .base import (
     Format,
     check_index,
     check_voxel_type,
-    describe,
     matched_suffix,
     reading,
     stem,
@@ -77,7 +77,7 @@ class TiffFormat(Format):
             "format": f"TIFF ({series.kind})",
             "notes": [*layout.notes, *notes, *odd],
         }
-        metadata |= {key: about[key] for key in ("kind", "provenance") if key in about}
+        metadata |= described(about)
         return Volume(array, grid, stem(path, self.suffixes), names, path, metadata)
 
     def write(self, path: Path, volume: Volume, *, like: Volume | None) -> None:
