@@ -55,8 +55,8 @@ def block_map(value=1.0):
 def test_the_map_of_what_is_used_wins_and_its_opposite_loses(looker, build):
     replay, box = looker
     options = replace(QUICK, fractions=(0.0, 0.1, 0.3, 0.8, 1.0), orders=8)
-    right = build.finish(faithfulness(replay, box, block_map(), "right", options))
-    wrong = build.finish(faithfulness(replay, box, block_map(-1.0), "wrong", options))
+    maps = {"right": block_map(), "wrong": block_map(-1.0)}
+    right, wrong = build.finish(faithfulness(replay, box, maps, options))
     assert right.gain > 0.2
     assert wrong.gain < -0.02
     deletion = right.curve(MOST, "deletion")
@@ -73,12 +73,12 @@ def test_the_map_of_what_is_used_wins_and_its_opposite_loses(looker, build):
 def test_ends_are_shared_and_curves_have_their_areas(looker, build):
     replay, box = looker
     steps = []
-    job = faithfulness(replay, box, block_map(), "right", QUICK)
+    job = faithfulness(replay, box, {"right": block_map()}, QUICK)
     while True:
         try:
             steps.append(next(job))
         except StopIteration as end:
-            found = end.value
+            (found,) = end.value
             break
     assert len(steps) == passes_needed(QUICK) == 2 + 2 * 2 * 4
     for order in (MOST, LEAST, RANDOM):
@@ -140,7 +140,7 @@ def test_the_mask_itself_as_map_of_a_real_network(gated, build):
     own = p.gather(0, logits.argmax(0)[None])[0]
     where = logits.argmax(0) > 0
     means = np.random.default_rng(0).random((4, 4, 4)).astype(np.float32)
-    found = build.finish(faithfulness(gated.replay, box, means, "any", QUICK))
+    (found,) = build.finish(faithfulness(gated.replay, box, {"any": means}, QUICK))
     assert found.curve(MOST, "deletion").scores[0] == pytest.approx(
         float(own[where].mean()), abs=1e-4
     )
@@ -155,4 +155,4 @@ def test_what_can_not_be_tested_says_why(looker, build, gated):
         (FaithfulnessOptions(block=0), "1 or more"),
     ):
         with pytest.raises(InputError, match=words):
-            build.finish(faithfulness(replay, box, block_map(), "x", options))
+            build.finish(faithfulness(replay, box, {"x": block_map()}, options))

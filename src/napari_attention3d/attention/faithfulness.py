@@ -10,7 +10,7 @@ the map's own, turned around, say what a map must beat.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
@@ -236,20 +236,19 @@ def values_in_blocks(values: Volume, replay: Replay, box: Box, block: int) -> _A
     return _block_means(np.nan_to_num(sampled, nan=lowest).astype(np.float32), block)
 
 
-def passes_needed(options: FaithfulnessOptions) -> int:
-    """Forward passes that a test takes: to be told before it begins."""
+def passes_needed(options: FaithfulnessOptions, maps: int = 1) -> int:
+    """Forward passes that a test of some maps takes: to be told before it begins."""
     inner = sum(0 < f < 1 for f in options.fractions)
-    return 2 + 2 * inner * (2 + options.orders)
+    return 2 + 2 * inner * (2 * maps + max(1, options.orders))
 
 
 def faithfulness(
     replay: Replay,
     box: Box,
-    values: Volume | _Array,
-    name: str,
+    maps: Mapping[str, Volume | _Array],
     options: FaithfulnessOptions | None = None,
-) -> Job[Faithfulness]:
-    """Test a map in one window of the scan.
+) -> Job[list[Faithfulness]]:
+    """Test maps in one window of the scan, against the same random orders.
 
     Parameters
     ----------
@@ -257,10 +256,8 @@ def faithfulness(
         The run.
     box
         The window, on the model's grid.
-    values
-        The map, or its means in the window's blocks (`values_in_blocks`).
-    name
-        The map's.
+    maps
+        By name: volumes, or their means in the window's blocks (`values_in_blocks`).
     options
         See `FaithfulnessOptions`.
 
@@ -272,52 +269,88 @@ def faithfulness(
     Raises
     ------
     InputError
-        If the window holds no voxel of the class, or the map does not reach it.
+        If the window holds no voxel of the class, or a map does not reach it.
     """
     options = options or FaithfulnessOptions()
     if options.block < 1 or list(options.fractions) != sorted({0.0, 1.0, *options.fractions}):
         raise InputError("blocks need an edge of 1 or more; fractions must rise from 0 to 1")
-    means = (
-        values_in_blocks(values, replay, box, options.block)
-        if isinstance(values, Volume)
-        else values
-    )
-    x = replay.read(box)
-    scored = _Scored(replay, x, options)
-    filled = torch.from_numpy(
-        fill_in(x[0].cpu().numpy(), options.fill, options.sigma, options.seed)
-    ).to(x)[None]
-    orders = _orders(means, options)
-    total, done = passes_needed(options), 0
-    ends: dict[bool, float] = {}
-    sums: dict[tuple[str, Direction], list[_Array]] = {}
-    for label, order in orders:
-        for direction in get_args(Direction):
-            scores = []
-            for fraction in options.fractions:
-                gone = fraction if direction == "deletion" else 1 - fraction
-                if gone in (0, 1) and bool(gone) in ends:
-                    scores.append(ends[bool(gone)])
-                    continue
-                yield Progress(done, total, f"Testing the map, pass {done + 1} of {total}")
-                # Blocks that are put back are those that the order names first.
-                first = order[: round(fraction * len(order))]
-                chosen = _mask(first, means.shape, x.shape[2:], options.block).to(x.device)
-                there = ~chosen if direction == "deletion" else chosen
-                scores.append(scored(torch.where(there, x, filled)))
-                done += 1
-                if gone in (0, 1):
-                    ends[bool(gone)] = scores[-1]
-            sums.setdefault((label, direction), []).append(np.array(scores, np.float32))
-    curves = tuple(
-        Curve(label, direction, options.fractions, tuple(np.mean(s, axis=0).tolist()))
-        for (label, direction), s in sums.items()
-    )
+    means = {
+        name: values_in_blocks(one, replay, box, options.block) if isinstance(one, Volume) else one
+        for name, one in maps.items()
+    }
+    curves = _Curves(replay, box, options, passes_needed(options, len(means)))
+    grid = tuple(-(-n // options.block) for n in box.shape)
+    chance = []
+    rng = np.random.default_rng(options.seed)
+    for _ in range(max(1, options.orders)):
+        chance.append((yield from curves.follow(RANDOM, rng.permutation(int(np.prod(grid))))))
+    random = [_mean_curve([pair[i] for pair in chance]) for i in range(2)]
     notes = (
         f"{options.fill} of sigma {options.sigma:g}, blocks of {options.block} voxels, window "
-        f"{' x '.join(map(str, box.shape))}; {scored.voxels} voxels of the mask followed",
+        f"{' x '.join(map(str, box.shape))}; {curves.voxels} voxels of the mask followed",
     )
-    return Faithfulness(name, curves, scored.voxels, notes)
+    found = []
+    for name, one in means.items():
+        drawn = np.random.default_rng(options.seed).permutation(one.size)
+        # Among equals the order is drawn: a map that is 0 in most places must not gain
+        # or lose by where these lie.
+        most = drawn[np.argsort(-one.ravel()[drawn], kind="stable")]
+        first = yield from curves.follow(MOST, most)
+        last = yield from curves.follow(LEAST, most[::-1].copy())
+        found.append(Faithfulness(name, (*first, *last, *random), curves.voxels, notes))
+    return found
+
+
+class _Curves:
+    """Follows the mask's probability in a window whose blocks are replaced."""
+
+    def __init__(self, replay: Replay, box: Box, options: FaithfulnessOptions, total: int) -> None:
+        self.options, self.total, self.done = options, total, 0
+        self.x = replay.read(box)
+        self.scored = _Scored(replay, self.x, options)
+        array = self.x[0].cpu().numpy()
+        filled = fill_in(array, options.fill, options.sigma, options.seed)
+        self.filled = torch.from_numpy(filled).to(self.x)[None]
+        self.grid = tuple(-(-n // options.block) for n in box.shape)
+        self._ends: dict[bool, float] = {}
+
+    @property
+    def voxels(self) -> int:
+        """Voxels that are followed."""
+        return self.scored.voxels
+
+    def follow(self, order: str, blocks: npt.NDArray[np.int64]) -> Job[tuple[Curve, Curve]]:
+        """Take blocks out in an order, and put them back in the same order."""
+        found = []
+        for direction in get_args(Direction):
+            scores = []
+            for fraction in self.options.fractions:
+                first = blocks[: round(fraction * len(blocks))]
+                scores.append((yield from self._score(direction, fraction, first)))
+            found.append(Curve(order, direction, self.options.fractions, tuple(scores)))
+        return found[0], found[1]
+
+    def _score(
+        self, direction: Direction, fraction: float, first: npt.NDArray[np.int64]
+    ) -> Job[float]:
+        gone = fraction if direction == "deletion" else 1 - fraction
+        if gone in (0, 1) and bool(gone) in self._ends:
+            return self._ends[bool(gone)]
+        words = f"Testing maps, pass {self.done + 1} of {self.total}"
+        yield Progress(self.done, self.total, words)
+        shape, edge = self.x.shape[2:], self.options.block
+        chosen = _mask(first, self.grid, shape, edge).to(self.x.device)
+        there = ~chosen if direction == "deletion" else chosen
+        score = self.scored(torch.where(there, self.x, self.filled))
+        self.done += 1
+        if gone in (0, 1):
+            self._ends[bool(gone)] = score
+        return score
+
+
+def _mean_curve(curves: Sequence[Curve]) -> Curve:
+    scores = np.mean([c.scores for c in curves], axis=0).tolist()
+    return Curve(curves[0].order, curves[0].direction, curves[0].fractions, tuple(scores))
 
 
 class _Scored:
@@ -350,17 +383,6 @@ def _block_means(array: _Array, block: int) -> _Array:
         )
         array = (np.add.reduceat(array, starts, axis=axis) / counts).astype(np.float32)
     return array
-
-
-def _orders(means: _Array, options: FaithfulnessOptions) -> list[tuple[str, npt.NDArray[np.int64]]]:
-    """Numbers of the blocks, those that come first at the beginning."""
-    rng = np.random.default_rng(options.seed)
-    # Among equals the order is drawn: a map that is 0 in most places must not gain or
-    # lose by where these lie.
-    drawn = rng.permutation(means.size)
-    most = drawn[np.argsort(-means.ravel()[drawn], kind="stable")]
-    found = [(MOST, most), (LEAST, most[::-1].copy())]
-    return found + [(RANDOM, rng.permutation(means.size)) for _ in range(max(1, options.orders))]
 
 
 def _mask(
