@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,18 @@ from ..volumes import Volume, read_volume, write_volume
 from .outcome import Outcome, count_volumes
 from .plan import Plan
 
-__all__ = ["Applied", "Machine", "apply_recipe", "run_all", "segment_file", "skipped", "told"]
+__all__ = [
+    "Applied",
+    "Machine",
+    "apply_recipe",
+    "complete",
+    "measured",
+    "run_all",
+    "segment_file",
+    "skipped",
+    "told",
+    "write_table",
+]
 
 
 @dataclass(frozen=True)
@@ -66,17 +77,17 @@ def apply_recipe(
 ) -> Job[Applied]:
     """Job: segment a scan, clean its mask and measure it; nothing is written."""
     result = yield from segment_job(scan, model, (machine or Machine()).options(recipe))
-    _complete(result, scan, recipe)
+    complete(result, scan, recipe)
     labels = result.labels
     if recipe.clean_up:
         labels = yield from clean_up(labels, recipe.clean_up)
     table = None
     if recipe.measure is not None:
-        table = yield from _measured(labels, scan, result, recipe.measure, recipe.channel)
+        table = yield from measured(labels, scan, result.attention, recipe)
     return Applied(result, labels, table)
 
 
-def _complete(result: Segmentation, scan: Volume, recipe: Recipe) -> None:
+def complete(result: Segmentation, scan: Volume, recipe: Recipe) -> None:
     """Say in the result what only the caller knows: the file in full, time, measures."""
     source = result.provenance["source"]
     if scan.source is not None:
@@ -89,15 +100,17 @@ def _complete(result: Segmentation, scan: Volume, recipe: Recipe) -> None:
         result.provenance["measured"] = recipe.measure.model_dump(mode="json")
 
 
-def _measured(
-    labels: Volume, scan: Volume, result: Segmentation, wanted: Measures, channel: int | None
+def measured(
+    labels: Volume, scan: Volume, attention: Mapping[str, Volume], recipe: Recipe
 ) -> Job[Table]:
-    image = scan if channel is None else scan.channel(channel)
+    """Job: the recipe's measures of a mask."""
+    wanted = recipe.measure or Measures()
+    image = scan if recipe.channel is None else scan.channel(recipe.channel)
     return (
         yield from measure(
             labels,
             images={"scan": image} if wanted.image else {},
-            attention=result.attention if wanted.attention else {},
+            attention=attention if wanted.attention else {},
             components=wanted.components,
             percentiles=wanted.percentiles,
         )
@@ -146,7 +159,7 @@ def _write(plan: Plan, applied: Applied, recipe: Recipe) -> dict[str, Any]:
         volume = getattr(result, name)
         if volume is not None:
             written[name] = str(write_volume(plan.beside(name), volume))
-    written |= _write_table(plan, applied.table, recipe)
+    written |= write_table(plan, applied.table, recipe)
     written["labels"] = str(write_volume(plan.labels, applied.labels))
     return written
 
@@ -159,7 +172,8 @@ def _write_maps(plan: Plan, result: Segmentation) -> dict[str, Any]:
     return {"attention": maps} if maps else {}
 
 
-def _write_table(plan: Plan, table: Table | None, recipe: Recipe) -> dict[str, Any]:
+def write_table(plan: Plan, table: Table | None, recipe: Recipe) -> dict[str, Any]:
+    """Write the measures beside the mask, if there are any; returns their path by "measures"."""
     if table is None or recipe.measure is None:
         return {}
     return {"measures": str(table.write(plan.beside("measures", recipe.measure.table)))}
@@ -175,7 +189,7 @@ def _to_zarr(
     _, geometry = crop_region(scan.geometry, options.region)
     with ZarrStore(paths, geometry, scan.name, model.card.class_names) as store:
         result = yield from segment_job(scan, model, options, allocate=store.allocate)
-        _complete(result, scan, recipe)
+        complete(result, scan, recipe)
         store.flush()
         for name in paths:
             store.describe(name, getattr(result, name).metadata)
@@ -183,8 +197,8 @@ def _to_zarr(
         stored = result.labels.replace(array=getattr(result.labels.array, "array"))  # noqa: B009
         volumes = yield from count_volumes(stored)
         if recipe.measure is not None:
-            table = yield from _measured(stored, scan, result, recipe.measure, recipe.channel)
-            written |= _write_table(plan, table, recipe)
+            table = yield from measured(stored, scan, result.attention, recipe)
+            written |= write_table(plan, table, recipe)
     return result, written | {name: str(path) for name, path in paths.items()}, volumes
 
 

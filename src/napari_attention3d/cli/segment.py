@@ -104,6 +104,9 @@ def segment(
     region: Annotated[
         str, typer.Option(help="Only this part of the array: z0:z1,y0:y1,x0:x1.")
     ] = "",
+    scheduler: Annotated[
+        str, typer.Option(help="Let a dask cluster do it: tcp://HOST:PORT of its scheduler.")
+    ] = "",
     summary: Annotated[
         Path | None, typer.Option(help="Table of all scans to write: .csv, .xlsx or .json.")
     ] = None,
@@ -142,8 +145,9 @@ def segment(
 
     machine = Machine(device, parse_memory(memory), parse_region(region))
     machine.options(chosen)  # a wrong one is told before anything runs
-    choose_device(device)
-    outcomes = _run(plans, chosen, machine, overwrite=overwrite)
+    if not scheduler:  # the workers' devices are not this machine's
+        choose_device(device)
+    outcomes = _run(plans, chosen, machine, scheduler, overwrite=overwrite)
     _report(outcomes, summary, json=json)
 
 
@@ -198,10 +202,17 @@ def _given(
     return read_recipe(path)
 
 
-def _run(plans: list[Plan], recipe: Recipe, machine: Machine, *, overwrite: bool) -> list[Outcome]:
+def _run(
+    plans: list[Plan], recipe: Recipe, machine: Machine, scheduler: str, *, overwrite: bool
+) -> list[Outcome]:
     from ..batch import run_all
 
     loaded = recipe.load_model()
+    if scheduler:
+        from ..batch.cluster import run_on_cluster
+
+        job = run_on_cluster(scheduler, plans, loaded, recipe, machine, overwrite=overwrite)
+        return run_job(_told(job), "cluster")
     if len(plans) == 1:
         return [_one(plans[0], loaded, recipe, machine)]
     return run_job(_told(run_all(plans, loaded, recipe, machine, overwrite=overwrite)), "batch")
