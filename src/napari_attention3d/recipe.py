@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from .analysis.cleanup import AnyRule, card_with_rules
+from .analysis.cleanup import AnyRule, card_with_rules, rules_of_card
 from .errors import InputError
-from .models.store import Model, list_models, load_model
+from .models.header import read_card, read_header
+from .models.store import Model, find_model, list_models, load_model
 from .volumes.atomic import atomic_path
 
 if TYPE_CHECKING:
+    from .analysis.rules import Rule
     from .session import SegmentOptions
 
 __all__ = [
@@ -27,6 +29,7 @@ __all__ = [
     "make_recipe",
     "read_recipe",
     "recipe_of",
+    "rules_of_model",
     "write_recipe",
 ]
 
@@ -217,6 +220,24 @@ def recipe_of(provenance: Mapping[str, Any], *, measure: Measures | None = None)
         if options.get(key) is not None:
             content[key] = options[key]
     return _checked(content, "its provenance")
+
+
+def rules_of_model(model: str) -> tuple[Rule, ...]:
+    """The clean-up rules that are stored with a model, by its name or file.
+
+    Raises
+    ------
+    InputError
+        If there are none.
+    """
+    file, _ = find_model(model)
+    found = rules_of_card(read_card(file, read_header(file)))
+    if not found:
+        raise InputError(
+            f"no rules are stored with {model}; store some: "
+            f"napari-attention3d models rules {model} FILE"
+        )
+    return found
 
 
 def read_recipe(path: str | Path) -> Recipe:

@@ -14,7 +14,7 @@ from .masks import read_mask
 if TYPE_CHECKING:
     from ..analysis.rules import Rule
 
-__all__ = ["clean", "rules_of_model"]
+__all__ = ["clean"]
 
 
 def clean(
@@ -76,28 +76,6 @@ def clean(
         print_json({"labels": str(out), "rules": report})
 
 
-def rules_of_model(model: str) -> tuple[Rule, ...]:
-    """The rules in a model's card.
-
-    Raises
-    ------
-    InputError
-        If there are none.
-    """
-    from ..analysis.cleanup import rules_of_card
-    from ..models.header import read_card, read_header
-    from ..models.store import find_model
-
-    file, _ = find_model(model)
-    found = rules_of_card(read_card(file, read_header(file)))
-    if not found:
-        raise InputError(
-            f"no rules are stored with {model}; store some: "
-            f"napari-attention3d models rules {model} FILE"
-        )
-    return found
-
-
 def _of_model(
     model: str, path: Path | None, chosen: dict[str, dict[str, Any] | None], classes: str
 ) -> tuple[Rule, ...]:
@@ -106,6 +84,8 @@ def _of_model(
         return ()
     if path is not None or classes or any(one is not None for one in chosen.values()):
         raise InputError("--model says all there is to do; leave the other options out")
+    from ..recipe import rules_of_model
+
     return rules_of_model(model)
 
 

@@ -170,7 +170,7 @@ def _recipe(
 
         steps = read_rules(rules)
     if clean_up:
-        from .clean import rules_of_model
+        from ..recipe import rules_of_model
 
         steps = rules_of_model(model)
     return make_recipe(

@@ -16,6 +16,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from .batch_panel import BatchPanel
 from .inspect_panel import InspectPanel
 from .layer_chooser import LayerChooser
 from .measure_panel import MeasurePanel
@@ -57,6 +58,8 @@ class Attention3DWidget(QWidget):
         self.tabs.addTab(_scrolling(self.inspect), "Inspect")
         self.measure = MeasurePanel(napari_viewer, self.runner, self.chooser, self.status)
         self.tabs.addTab(_scrolling(self.measure), "Measure")
+        self.batch = BatchPanel(napari_viewer, self.runner, self.chooser, self.status, self.segment)
+        self.tabs.addTab(_scrolling(self.batch), "Batch")
         head = QFormLayout()
         head.setContentsMargins(0, 0, 0, 0)
         label = QLabel("Scan")
@@ -85,6 +88,7 @@ class Attention3DWidget(QWidget):
         self._open = False
         self.inspect.close_down()
         self.measure.close_down()
+        self.batch.close_down()
         self.runner.stop()
         self.chooser.detach()
 
@@ -96,6 +100,7 @@ class Attention3DWidget(QWidget):
         self.segment.start()
         self.inspect.start()
         self.measure.start()
+        self.batch.start()
 
 
 def _scrolling(panel: QWidget) -> QScrollArea:
