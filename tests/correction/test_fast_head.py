@@ -5,6 +5,7 @@ import pytest
 
 from napari_attention3d.correction.fast_head import FastHead
 from napari_attention3d.correction.features import scan_features
+from napari_attention3d.correction.forest import StrokeForest
 from napari_attention3d.correction.strokes import Painted
 from napari_attention3d.errors import InputError
 
@@ -96,3 +97,26 @@ def test_score_is_of_strokes_that_were_not_seen(features, truth):
     assert scorer.accuracy(painted.pick(held)) > 0.7
     lied = Painted(painted.voxels, (painted.values + 1) % 3, painted.strokes)
     assert head.scorer(lied, held).accuracy(painted.pick(held)) < 0.3
+
+
+def test_unpainted_voxels_stand_for_background_only_without_a_model(features, truth, monkeypatch):
+    taken = []
+    real = StrokeForest.fit
+
+    def spy(self, inputs, values, strokes, weights=None, anywhere=None, few=0):
+        taken.append(few)
+        return real(self, inputs, values, strokes, weights, anywhere, few)
+
+    monkeypatch.setattr(StrokeForest, "fit", spy)
+    painted = painted_at(truth, rows(truth))
+    twenty = Painted(
+        np.repeat(painted.voxels, 20, axis=0),
+        np.repeat(painted.values, 20),
+        np.repeat(painted.strokes, 20),
+    )
+    FastHead(features, 3, threads=1).fit(twenty)
+    early = twenty.pick((twenty.strokes == 0) | (twenty.strokes == 8))
+    FastHead(features, 3, threads=1).fit(early)
+    prior = np.full((3, *truth.shape), 1 / 3, np.float32)
+    FastHead(features, 3, prior, threads=1).fit(twenty)
+    assert taken == [10, 4, 0]  # half a stroke; a fifth of one while there are only two

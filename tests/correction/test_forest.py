@@ -53,3 +53,16 @@ def test_weight_zero_is_not_learned():
     weights = np.repeat([1.0, 0.0], len(values))
     forest = StrokeForest(30).fit(twice, wrong, np.concatenate((numbers, numbers + 6)), weights)
     assert (forest.probabilities(inputs, 2).argmax(0) == values).mean() > 0.95
+
+
+def test_what_looks_like_no_stroke_is_background_where_voxels_from_anywhere_are_taken():
+    inputs, values, numbers = blobs(5)
+    inputs, values, numbers = inputs[:, :1], values + 1, numbers  # no background is painted
+    anywhere = np.random.default_rng(0).uniform(-5, 6, (500, 1)).astype(np.float32)
+    far = np.array([[-3.0], [4.0]], np.float32)
+    without = StrokeForest(40).fit(inputs, values, numbers).probabilities(far, 3)
+    taken = StrokeForest(40).fit(inputs, values, numbers, None, anywhere, 6)
+    assert not without[0].any()
+    assert (taken.probabilities(far, 3).argmax(0) == 0).all()
+    found = taken.probabilities(np.array([[0.0], [1.0]], np.float32), 3).argmax(0)
+    np.testing.assert_array_equal(found, [1, 2])  # strokes outvote them

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,12 @@ KEEP_SAMPLES = 3000
 KEEP_WEIGHT = 1.0
 """What they weigh together, relative to the strokes."""
 SURE = 0.8
+ANYWHERE = 4000
+"""Voxels from anywhere that may stand for the background, if there is no model."""
+FEW = 0.5
+"""How many of them a tree sees, relative to the voxels of a stroke; see `forest`."""
+FEW_PER_STROKE = 0.1
+"""No more than this for each stroke: with two or three they would outvote these."""
 OBJECTED = 5
 """Blocks around a stroke that contradicts the model where the model is not believed."""
 
@@ -102,13 +109,24 @@ class FastHead:
                 "(background counts)"
             )
         forest = StrokeForest(TREES, self.threads, seed)
-        return forest.fit(self._inputs(voxels), values, strokes, weights)
+        few = self._few(painted)
+        return forest.fit(
+            self._inputs(voxels), values, strokes, weights, self._anywhere if few else None, few
+        )
 
     def scorer(self, painted: Painted, held: npt.NDArray[np.bool_]) -> Scorer:
         """Grow a small forest that has not seen the voxels `held` (N,)."""
         seen = thinned(painted.pick(~held))
         forest = StrokeForest(SCORING_TREES, self.threads)
-        return Scorer(self, forest.fit(self._inputs(seen.voxels), seen.values, seen.strokes))
+        few = self._few(seen)
+        forest.fit(
+            self._inputs(seen.voxels),
+            seen.values,
+            seen.strokes,
+            anywhere=self._anywhere if few else None,
+            few=few,
+        )
+        return Scorer(self, forest)
 
     def classify(self, forest: StrokeForest, voxels: Voxels) -> npt.NDArray[np.intp]:
         """Most probable classes (N,) of voxels (N, 3)."""
@@ -160,6 +178,19 @@ class FastHead:
         if self.prior is None:
             return found
         return np.concatenate((found, self.prior[(slice(None), *voxels.T)].T), axis=1)
+
+    @cached_property
+    def _anywhere(self) -> npt.NDArray[np.float32]:
+        rng = np.random.default_rng(0)
+        places = [rng.integers(0, n, size=ANYWHERE) for n in self.features.shape]
+        return self._inputs(np.stack(places, axis=1))
+
+    def _few(self, painted: Painted) -> int:
+        """How many voxels from anywhere each tree takes for background."""
+        if self.prior is not None:
+            return 0  # the model says what is where nobody painted
+        share = min(FEW, FEW_PER_STROKE * painted.count)
+        return round(share * len(painted.values) / max(1, painted.count))
 
     def _kept(
         self, prior: Probabilities, painted: Painted, seed: int

@@ -3,6 +3,11 @@
 Voxels of one stroke are alike, so a bootstrap over voxels (Breiman 2001) shows nearly the
 same to every tree, and the trees agree on what holds for these strokes only: above all on
 where they lie. Here each tree draws strokes with replacement, and voxels within them.
+
+What nobody painted looks like none of the strokes, yet every voxel gets a class. Therefore
+each tree may also see a few voxels from anywhere as background, other ones in each tree
+(bagging with unlabelled samples as negatives: Mordelet & Vert 2014). Where strokes speak,
+these few are outvoted; where nothing speaks, it is background.
 """
 
 from __future__ import annotations
@@ -41,6 +46,8 @@ class StrokeForest:
         values: npt.NDArray[np.intp],
         strokes: npt.NDArray[np.intp],
         weights: npt.NDArray[np.float64] | None = None,
+        anywhere: npt.NDArray[np.float32] | None = None,
+        few: int = 0,
     ) -> StrokeForest:
         """Grow the trees.
 
@@ -54,6 +61,8 @@ class StrokeForest:
             (N,) which stroke a voxel belongs to.
         weights
             (N,) how much a voxel counts; None: all the same.
+        anywhere
+            (M, F) unpainted voxels, of which each tree takes `few` as class 0; None: none.
         """
         # a stroke of several classes (an edited mask) counts as one of each
         both = strokes * (values.max() + 1) + values
@@ -63,6 +72,10 @@ class StrokeForest:
         # one class per stroke decides whether a draw has them all
         first = np.zeros(strokes.max() + 1, np.intp)
         first[strokes] = values
+        if anywhere is None or not few:
+            anywhere, few = inputs[:0], 0
+        else:
+            self.classes = np.union1d(self.classes, [0])
 
         def grow(number: int) -> Any:
             rng = np.random.default_rng((self.seed, number))
@@ -71,10 +84,13 @@ class StrokeForest:
             if len(np.unique(values[counted > 0])) < len(np.unique(first)):
                 counted = base * drawn
             used = counted > 0
+            taken = rng.integers(max(1, len(anywhere)), size=few)
+            x = np.concatenate((inputs[used], anywhere[taken]))
+            y = np.concatenate((values[used], np.zeros(few, values.dtype)))
             tree = DecisionTreeClassifier(
                 max_features="sqrt", random_state=int(rng.integers(2**31))
             )
-            return tree.fit(inputs[used], values[used], counted[used])
+            return tree.fit(x, y, np.concatenate((counted[used], np.ones(few))))
 
         self.trees = Parallel(self.threads, prefer="threads")(
             delayed(grow)(number) for number in range(self.size)
