@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,14 @@ import numpy as np
 from ..errors import InputError
 from ..volumes import Volume, read_volume
 
-__all__ = ["NnunetFolder", "PairFiles", "match_pairs", "read_nnunet"]
+__all__ = [
+    "NnunetFolder",
+    "PairFiles",
+    "TrainingFolder",
+    "match_pairs",
+    "open_training_folder",
+    "read_nnunet",
+]
 
 _CHANNEL = re.compile(r"^(.+)_(\d{4})$")
 
@@ -84,6 +91,82 @@ class NnunetFolder:
     ignore: int | None
     name: str = ""
     licence: str = ""
+
+
+@dataclass(frozen=True)
+class TrainingFolder:
+    """Cases found in folders, and what is known of them.
+
+    Parameters
+    ----------
+    cases
+        By name.
+    images, labels
+        The two folders.
+    layout
+        How they were found, for a person.
+    class_names
+        By label value.
+    channel_names
+        Perhaps empty.
+    ignore
+        Label that is not scored, or None.
+    """
+
+    cases: tuple[PairFiles, ...]
+    images: Path
+    labels: Path
+    layout: str
+    class_names: dict[int, str] = field(default_factory=dict)
+    channel_names: tuple[str, ...] = ()
+    ignore: int | None = None
+
+
+_LAYOUTS = (("imagesTr", "labelsTr"), ("images", "labels"))
+
+
+def open_training_folder(folder: Path, labels: Path | None = None) -> TrainingFolder:
+    """Find the cases of a training folder.
+
+    Parameters
+    ----------
+    folder
+        In nnU-Net's layout (imagesTr, labelsTr, dataset.json), or with the folders images
+        and labels in it; the folder of the images if `labels` is given.
+    labels
+        Folder of the label maps.
+
+    Raises
+    ------
+    InputError
+        If it is of another layout, or images and labels don't belong together.
+    """
+    if labels is not None:
+        cases = match_pairs(folder, labels)
+        return TrainingFolder(tuple(cases), folder, labels, "pairs by name")
+    if not folder.is_dir():
+        raise InputError(f"{folder} is not a folder; give the folder of the training files")
+    if (folder / "dataset.json").exists():
+        found = read_nnunet(folder)
+        return TrainingFolder(
+            tuple(match_pairs(found.images, found.labels)),
+            found.images,
+            found.labels,
+            "nnU-Net's layout",
+            dict(enumerate(found.classes)),
+            found.channels,
+            found.ignore,
+        )
+    for images, maps in _LAYOUTS:
+        if (folder / images).is_dir() and (folder / maps).is_dir():
+            one, other = folder / images, folder / maps
+            return TrainingFolder(
+                tuple(match_pairs(one, other)), one, other, f"{images} and {maps}, pairs by name"
+            )
+    raise InputError(
+        f"{folder} has no folders images and labels (or imagesTr, labelsTr) in it; make them, "
+        "with files of the same names, or give the folder of the labels as well"
+    )
 
 
 def _stem(path: Path) -> str:

@@ -26,7 +26,7 @@ def train_job(
     """Train a model.
 
     Resumes from the checkpoint in `run_folder` unless told to restart. Closing the job
-    saves a checkpoint first, so nothing is lost.
+    saves a checkpoint first, so nothing is lost, and a model if there is none yet.
 
     Parameters
     ----------
@@ -64,6 +64,6 @@ def train_job(
         while not run.is_done:
             yield run.advance()
     except GeneratorExit:
-        run.save_state()
+        run.stop()
         raise
     return run.finish()

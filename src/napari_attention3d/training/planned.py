@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,10 +16,10 @@ from ..models.convert_card import COLOURS
 from ..progress import Job
 from .cases import CaseSource, DataFacts, survey_job
 from .config import TrainConfig
-from .folders import NnunetFolder
+from .folders import TrainingFolder
 from .planning import STANDARD_NETWORK, Plan, plan_training
 
-__all__ = ["class_values", "model_name", "nnunet_settings", "plan_job", "planned_config"]
+__all__ = ["class_values", "folder_settings", "model_name", "plan_job", "planned_config"]
 
 PAINTED_BACKGROUND = (255, 65535)
 """Values that mean background where 0 means "not painted"."""
@@ -127,7 +128,8 @@ def plan_job(
         data=data or {},
         schedule=schedule or {},
     )
-    return config, plan
+    length = config.schedule
+    return config, replace(plan, steps=length.steps, batch_size=length.batch_size)
 
 
 def _device(request: str) -> torch.device:
@@ -210,11 +212,11 @@ def _colour(index: int) -> str:
     return f"#{r:02x}{g:02x}{b:02x}"
 
 
-def nnunet_settings(folder: NnunetFolder) -> dict[str, Any]:
-    """Keyword arguments of `plan_job` that nnU-Net's dataset.json gives."""
+def folder_settings(folder: TrainingFolder) -> dict[str, Any]:
+    """Keyword arguments of `plan_job` that a folder gives."""
     return {
-        "class_names": dict(enumerate(folder.classes)),
-        "channel_names": folder.channels,
+        "class_names": folder.class_names,
+        "channel_names": folder.channel_names,
         "ignore": folder.ignore,
         "data": {"images": str(folder.images), "labels": str(folder.labels)},
     }

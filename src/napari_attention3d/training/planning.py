@@ -128,6 +128,19 @@ class Plan:
     bytes: int
     notes: tuple[str, ...] = field(default=())
 
+    def lines(self) -> list[str]:
+        """Say all of it, for a person, a line for each point."""
+        strides = [self.network[key] for key in ("stem_stride", "stem_pool") if key in self.network]
+        strides += self.network.get("strides", [])
+        halved = [int(n) for n in np.prod(strides, axis=0)] if strides else []
+        deepest = f", {_times(halved)} times smaller at the deepest level" if halved else ""
+        patches = "1 patch" if self.batch_size == 1 else f"{self.batch_size} patches"
+        return [
+            *self.notes,
+            f"{self.steps} steps of {patches}, {self.bytes / 1e9:.1f} GB of memory",
+            f"Network {self.network['name']}{deepest}",
+        ]
+
 
 def plan_training(
     facts: DataFacts,

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import cast
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor, distributed, nn
@@ -20,6 +20,8 @@ from torch import Tensor, distributed, nn
 from ..errors import InputError
 
 __all__ = ["Processes", "joined"]
+
+T = TypeVar("T")
 
 PATIENCE = timedelta(hours=12)
 """How long the others wait for the first, which validates and writes."""
@@ -89,8 +91,8 @@ class Processes:
 
         return cast(Tensor, all_reduce(value))  # type: ignore[no-untyped-call]
 
-    def agree(self, value: float) -> float:
-        """Return the first process's value on all of them."""
+    def agree(self, value: T) -> T:
+        """Return the first process's value (anything picklable) on all of them."""
         if self.count == 1:
             return value
         shared = [value]

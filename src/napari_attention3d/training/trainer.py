@@ -326,6 +326,12 @@ class Trainer:
         self._save_model(self.files.last, self.average.state_dict(), {})
         self.files.write_progress(self.step, self.config.schedule.steps, self.is_done)
 
+    def stop(self) -> None:
+        """Leave a run that can go on, and the best model so far."""
+        self.save_state()
+        if self.processes.is_first and self.step and not self.files.output.exists():
+            self._save_model(self.files.output, self.average.state_dict(), {})
+
     def finish(self) -> TrainResult:
         """Close the run."""
         files = self.files
