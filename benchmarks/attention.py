@@ -1,7 +1,7 @@
 """Are attention maps faithful, next to 3D Grad-CAM, and what do they cost?
 
     python benchmarks/attention.py --image scan.nii.gz --label truth.nii.gz [--json out.json]
-        [--model NAME] [--fill blur|noise] [--window 64] [--class NAME] [--report]
+        [--model NAME] [--fill blur|noise] [--window 48] [--class NAME] [--report]
 
 The window lies around the truth's centre of mass. Every map of a model, Grad-CAM of two of
 its layers (MONAI's, with the sum of the mask's own logits as score: Vinogradova et al. 2020,
@@ -37,6 +37,7 @@ CAM_LAYERS = {
     "brain-attention-unet": ("encoder.4", "decoder.0"),
     "brain-guided-attention": ("encoder.layer4", "fuse"),
 }
+FRACTIONS = (0.0, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0)
 HEADING = "## Attention: faithful or merely pretty"
 
 
@@ -186,8 +187,10 @@ def run_model(name: str, scan: Volume, truth: Volume, args: argparse.Namespace) 
     labels = [None, *(names.index(n) for n in args.classes if n in names)]
     for label in labels:
         maps, seconds = candidates(replay, box, model, label)
-        for fill in args.fill:
-            options = FaithfulnessOptions(fill=fill, block=args.block, label=label)
+        for fill in args.fill if label is None else args.fill[:1]:
+            options = FaithfulnessOptions(
+                fill=fill, block=args.block, fractions=FRACTIONS, orders=1, label=label
+            )
             for found in finish(faithfulness(replay, box, maps, options)):
                 row = {
                     "model": name,
@@ -230,8 +233,8 @@ def main() -> None:
     parser.add_argument("--model", action="append", help="default: both built-in brain models")
     parser.add_argument("--fill", action="append", choices=("blur", "noise"))
     parser.add_argument("--class", dest="classes", action="append", default=[])
-    parser.add_argument("--window", type=int, default=64)
-    parser.add_argument("--block", type=int, default=8)
+    parser.add_argument("--window", type=int, default=48)
+    parser.add_argument("--block", type=int, default=6)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--report", action="store_true", help="write the section of RESULTS.md")

@@ -14,10 +14,9 @@ from napari_attention3d.attention.faithfulness import (
     RANDOM,
     FaithfulnessOptions,
     faithfulness,
-    fill_in,
     passes_needed,
-    values_in_blocks,
 )
+from napari_attention3d.attention.occlusion import fill_in, values_in_blocks
 from napari_attention3d.errors import InputError
 from napari_attention3d.geometry import Geometry
 from napari_attention3d.inference.tiling import Box

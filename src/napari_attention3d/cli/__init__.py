@@ -11,7 +11,19 @@ from collections.abc import Sequence
 
 import typer
 
-from . import clean, demo, doctor, evaluate, measure, models, refine, rerun, segment, train
+from . import (
+    attention,
+    clean,
+    demo,
+    doctor,
+    evaluate,
+    measure,
+    models,
+    refine,
+    rerun,
+    segment,
+    train,
+)
 from .common import CANCELLED, report_error
 
 __all__ = ["app", "main"]
@@ -33,6 +45,7 @@ app.command("measure")(measure.measure)
 app.command("clean")(clean.clean)
 app.command("recipe")(rerun.recipe)
 app.command("rerun")(rerun.rerun)
+app.add_typer(attention.app, name="attention")
 app.add_typer(models.app, name="models")
 app.command("doctor")(doctor.doctor)
 
