@@ -17,29 +17,52 @@ import json
 import os
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from annotator.forest import PlainForest
+from annotator.measure import finish, mean_dice
+from annotator.network import train_network
 from annotator.report import plot, table
 from annotator.strokes import Stroke, correct, first_strokes
 
 from napari_attention3d import Volume, load_model, read_volume, segment
 from napari_attention3d.correction.learn import Learned, Patch
 from napari_attention3d.correction.session import CorrectionSession
+from napari_attention3d.models.store import Model
+
+
+@dataclass(frozen=True)
+class Case:
+    """Files, and the model whose mask is corrected; None: from nothing.
+
+    `merge` gives the truth's class of each of the model's, where it has others.
+    """
+
+    image: Path
+    label: Path
+    model: str | None = None
+    merge: tuple[int, ...] = ()
+
 
 CASES = {
-    "d01": ("d01_ct_abdomen/image.nii.gz", "d01_ct_abdomen/label.nii.gz", None),
-    "d03": ("d03_nuclei_ovule1135/image.tif", "d03_nuclei_ovule1135/label.tif", None),
-    "d04": ("d04_mr_cord_t2/image.nii.gz", "d04_mr_cord_t2/label.nii.gz", None),
-    "d02": (
-        "d02_mr_brain_mni152/image.nii.gz",
-        "d02_mr_brain_mni152/label.nii.gz",
+    "d01": Case(Path("d01_ct_abdomen/image.nii.gz"), Path("d01_ct_abdomen/label.nii.gz")),
+    "d03": Case(Path("d03_nuclei_ovule1135/image.tif"), Path("d03_nuclei_ovule1135/label.tif")),
+    "d04": Case(Path("d04_mr_cord_t2/image.nii.gz"), Path("d04_mr_cord_t2/label.nii.gz")),
+    # the truth knows three tissues, the model seven: parts of one tissue are joined
+    "d02": Case(
+        Path("d02_mr_brain_mni152/image.nii.gz"),
+        Path("d02_mr_brain_mni152/label.nii.gz"),
         "brain-attention-unet",
+        (0, 1, 2, 3, 2, 2, 3, 2),
     ),
 }
+Start = tuple[Model, Any]
+"""A model and its probabilities (K, Z, Y, X) in the truth's classes."""
 BUDGET = {2: 32, 9: 89}
 """Strokes by number of classes; 10 per class otherwise."""
 
@@ -47,20 +70,18 @@ BUDGET = {2: 32, 9: 89}
 class Loop:
     """The package's own loop, without a window."""
 
-    def __init__(self, scan: Volume, classes: int, threads: int, model: str | None) -> None:
+    def __init__(self, scan: Volume, classes: int, threads: int, start: Start | None) -> None:
         names = [f"class {i}" for i in range(classes)]
-        shares = None
         self.first_change = 0.0
-        if model is not None:
-            result = segment(scan, load_model(model), probabilities=True)
-            assert result.probabilities is not None
-            shares = np.asarray(result.probabilities.array)
-        self.session = CorrectionSession(scan, names, probabilities=shares, threads=threads)
+        model, shares = start or (None, None)
+        self.session = CorrectionSession(
+            scan, names, probabilities=shares, model=model, threads=threads
+        )
         self.seen = 0
         begin = time.perf_counter()
-        _finish(self.session.prepare_job())
+        finish(self.session.prepare_job())
         self.preparing = time.perf_counter() - begin
-        self.starts_with_mask = model is not None
+        self.starts_with_mask = start is not None
 
     def start(self) -> Any:
         return self.session.labels
@@ -76,25 +97,9 @@ class Loop:
             if isinstance(step.partial, Patch) and not self.first_change:
                 self.first_change = time.perf_counter() - begin
 
-        learned: Learned = _finish(self.session.learn_job(), look)
+        learned: Learned = finish(self.session.learn_job(), look)
         self.session.apply(learned)
         return self.session.labels
-
-
-def _finish(job: Any, look: Callable[[Any], None] = lambda step: None) -> Any:
-    while True:
-        try:
-            look(next(job))
-        except StopIteration as stop:
-            return stop.value
-
-
-def mean_dice(mask: Any, truth: Any) -> tuple[float, list[float]]:
-    scores = []
-    for value in range(1, int(truth.max()) + 1):
-        a, b = mask == value, truth == value
-        scores.append(float(2 * (a & b).sum() / max(1, a.sum() + b.sum())))
-    return float(np.mean(scores)), scores
 
 
 def play(
@@ -109,14 +114,15 @@ def play(
     if getattr(method, "starts_with_mask", False):
         mask = method.start()
         score, each = mean_dice(mask, truth)
-        note({"strokes": 0, "voxels": 0, "dice": score, "classes": each, "seconds": 0, "clock": 0})
+        none = dict.fromkeys(("strokes", "voxels", "seconds", "cpu", "clock"), 0)
+        note({**none, "dice": score, "classes": each})
         strokes = correct(mask, truth, per_round, rng)
     else:
         strokes = first_strokes(truth, rng)
     while True:
-        begin = time.perf_counter()
+        begin, cpu = time.perf_counter(), time.process_time()
         mask = method(strokes)
-        seconds = time.perf_counter() - begin
+        seconds, cpu = time.perf_counter() - begin, time.process_time() - cpu
         clock += seconds
         score, each = mean_dice(mask, truth)
         row = {
@@ -125,6 +131,7 @@ def play(
             "dice": score,
             "classes": each,
             "seconds": seconds,
+            "cpu": cpu,
             "clock": clock,
             "first_change": getattr(method, "first_change", None),
         }
@@ -138,17 +145,43 @@ def play(
         strokes = strokes + new
 
 
-def run_case(name: str, files: tuple[Path, Path, str | None], args: Any, book: Any) -> None:
-    scan, label = read_volume(files[0]), read_volume(files[1])
-    truth = np.asarray(label.channel(0).array).astype(np.int64)
+def read_case(case: Case) -> tuple[Volume, Any]:
+    """Scan, and truth (Z, Y, X) with classes 0, 1, 2, ... without gaps."""
+    scan, label = read_volume(case.image), read_volume(case.label)
+    truth = np.asarray(label.channel(0).array)
     if truth.shape != scan.geometry.shape:
-        raise SystemExit(f"{files[1]} is not on the grid of {files[0]}")
-    if files[2] is not None:  # the brain model has one class more than the truth needs
-        truth = truth.clip(0, len(load_model(files[2]).card.classes) - 1)
+        raise SystemExit(f"{case.label} is not on the grid of {case.image}")
+    values = np.union1d([0], np.unique(truth))
+    return scan, np.searchsorted(values, truth)
+
+
+def start_from(case: Case, scan: Volume, classes: int) -> Start | None:
+    """What the model says about the scan, in the truth's classes."""
+    if case.model is None:
+        return None
+    model = load_model(case.model)
+    shares = segment(scan, model, probabilities=True).probabilities
+    assert shares is not None
+    found = np.asarray(shares.array)
+    merge = case.merge or tuple(range(len(found)))
+    if len(merge) != len(found) or max(merge) >= classes:
+        raise SystemExit(
+            f"{case.model} has {len(found)} classes, the truth {classes}; give --merge, the "
+            "truth's class for each of the model's, as 0,1,2,2"
+        )
+    joined = np.zeros((classes, *found.shape[1:]), found.dtype)
+    for source, target in enumerate(merge):
+        joined[target] += found[source]
+    return model, joined
+
+
+def run_case(name: str, case: Case, args: Any, book: Any) -> None:
+    scan, truth = read_case(case)
     classes = int(truth.max()) + 1
+    start = start_from(case, scan, classes) if "loop" in args.methods else None
     budget = args.strokes or BUDGET.get(classes, 10 * classes)
     methods: dict[str, Callable[[], Any]] = {
-        "loop": lambda: Loop(scan, classes, args.threads, files[2]),
+        "loop": lambda: Loop(scan, classes, args.threads, start),
         "forest": lambda: PlainForest(scan, classes, args.threads),
     }
     for method in args.methods:
@@ -157,7 +190,7 @@ def run_case(name: str, files: tuple[Path, Path, str | None], args: Any, book: A
             if book["runs"].get(key, {}).get("done"):
                 continue
             made = methods[method]()
-            run = {"rows": [], "done": False, "preparing": made.preparing}
+            run: dict[str, Any] = {"rows": [], "done": False, "preparing": made.preparing}
             book["runs"][key] = run
 
             def note(row: dict[str, Any], run: Any = run, key: str = key) -> None:
@@ -169,6 +202,11 @@ def run_case(name: str, files: tuple[Path, Path, str | None], args: Any, book: A
                 )
 
             play(made, truth, seed, budget, note)
+            if isinstance(made, Loop) and args.network:
+                run["network"] = [
+                    train_network(made.session, truth, args.network, keep) for keep in (1.0, 0.0)
+                ]
+                print(f"{key}: {json.dumps(run['network'])}", flush=True)
             run["done"] = True
             save(args.json, book)
 
@@ -187,6 +225,14 @@ def main() -> None:
     parser.add_argument("--image", type=Path)
     parser.add_argument("--label", type=Path)
     parser.add_argument("--model", help="correct this model's mask; default: from nothing")
+    parser.add_argument("--merge", default="", help="the truth's class of each of the model's")
+    parser.add_argument(
+        "--network",
+        type=float,
+        default=0.0,
+        metavar="SECONDS",
+        help="at the end train the network so long, with and without the keep-term",
+    )
     parser.add_argument("--methods", nargs="+", default=["loop", "forest"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--strokes", type=int, help="most strokes")
@@ -194,6 +240,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="results; what is in it is not run again")
     parser.add_argument("--plot", type=Path, help="PNG")
     args = parser.parse_args()
+    if args.plot and find_spec("matplotlib") is None:
+        raise SystemExit("--plot needs matplotlib: pip install matplotlib")
     torch.set_num_threads(args.threads)
     book: dict[str, Any] = {"runs": {}}
     if args.json and args.json.exists():
@@ -202,17 +250,19 @@ def main() -> None:
     if (args.image is None) != (args.label is None):
         raise SystemExit("give --image and --label together")
     if args.image is not None:
-        cases = {args.image.name: (args.image, args.label, args.model)}
+        merge = tuple(int(part) for part in args.merge.split(",") if part)
+        cases = {args.image.name: Case(args.image, args.label, args.model, merge)}
     else:
+        known = {name: CASES[name] for name in args.cases}
         cases = {
-            c: (args.shared / CASES[c][0], args.shared / CASES[c][1], CASES[c][2])
-            for c in args.cases
+            name: replace(c, image=args.shared / c.image, label=args.shared / c.label)
+            for name, c in known.items()
         }
-    for name, files in cases.items():
-        if not (files[0].exists() and files[1].exists()):
-            print(f"{name}: {files[0]} is not there; left out")
+    for name, case in cases.items():
+        if not (case.image.exists() and case.label.exists()):
+            print(f"{name}: {case.image} or its labels are not there; left out")
             continue
-        run_case(name, files, args, book)
+        run_case(name, case, args, book)
     save(args.json, book)
     print(table(book))
     if args.plot:

@@ -35,6 +35,8 @@ def first_strokes(truth: npt.NDArray[Any], rng: np.random.Generator) -> list[Str
     strokes = []
     for value in range(int(truth.max()) + 1):
         region = truth == value
+        if not region.any():
+            continue
         depth = _depth(region)
         inner = np.argwhere(depth >= 0.5 * depth.max())
         strokes.append((_line(region, inner[rng.integers(len(inner))], rng), value))
