@@ -124,7 +124,7 @@ class BatchForm(QWidget):
 
     def _build_recipe(self, viewer: Any, offer: Any) -> None:
         self.recipe_label = paragraph()
-        self.clean_box = QCheckBox("Clean up by the model's rules")
+        self.clean_box = QCheckBox("The model's clean-up")
         self.clean_box.setToolTip("Apply the rules that are stored with the model")
         self.measure_box = QCheckBox("Measure")
         self.measure_box.setToolTip("Write a table of measures beside each mask")

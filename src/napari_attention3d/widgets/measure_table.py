@@ -39,6 +39,8 @@ def cell_text(value: Cell) -> str:
         return "–"
     if isinstance(value, float):
         return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    if isinstance(value, str) and Path(value).is_absolute():
+        return Path(value).name  # the tooltip and the file have all of it
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
@@ -48,6 +50,8 @@ class _Item(QTableWidgetItem):
     def __init__(self, value: Cell, row: int) -> None:
         super().__init__(cell_text(value))
         self.value = value
+        if isinstance(value, str):
+            self.setToolTip(value)
         self.setData(_ROW, row)
         if not isinstance(value, str):
             self.setTextAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)

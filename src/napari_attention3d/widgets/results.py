@@ -80,9 +80,9 @@ def _plan(
             "contrast_limits": (0.0, 1.0),
             **keywords,
         }
-    return LayerPlan(
-        role, kind, np.ascontiguousarray(array), {**place, **keywords, "metadata": metadata}
-    )
+    if isinstance(array, np.ndarray):  # else it lies on the disk
+        array = np.ascontiguousarray(array)
+    return LayerPlan(role, kind, array, {**place, **keywords, "metadata": metadata})
 
 
 def _labels_plan(result: Segmentation, source: LayerSource, head: str) -> LayerPlan:
@@ -266,6 +266,8 @@ class ResultLayers:
 
 def _update(layer: Layer, plan: LayerPlan) -> bool:
     """Put a newer result into the layer of the older one, if it has the same grid."""
+    if not isinstance(plan.array, np.ndarray) or not isinstance(layer.data, np.ndarray):
+        return False
     if layer.data.shape != plan.array.shape or layer.data.dtype != plan.array.dtype:
         return False
     keywords = plan.keywords

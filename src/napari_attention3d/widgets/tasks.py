@@ -12,6 +12,7 @@ import numpy.typing as npt
 from ..progress import Progress
 from .layers import LayerSource
 from .results import LayerPlan, plan_layers, plan_preview
+from .tasks_large import is_large, segment_to_disk
 
 if TYPE_CHECKING:
     from ..models import Model, ModelInfo
@@ -120,7 +121,10 @@ def look_ahead(
     model = shelf.get(model_ref)
     maps = [(s.name, s.title, s.primary) for s in model.network.map_specs.values()]
     plan = preflight(source.volume, model, options, probe=True)
-    return Outlook(plan.text, maps, model.card.patch_size)
+    text = plan.text
+    if is_large(source.volume, model, options):
+        text += "; the results go to a temporary OME-Zarr"
+    return Outlook(text, maps, model.card.patch_size)
 
 
 def run_segmentation(
@@ -141,9 +145,13 @@ def run_segmentation(
 
     yield Progress(0, 0, "Loading the model …")
     model = shelf.get(model_ref)
-    if options.region is None:
+    large = is_large(source.volume, model, options)
+    if options.region is None and not large:
         empty = Empty(*plan_preview(model.card, source), model.card.name)
         yield Progress(0, 0, "Preparing the scan", empty)
-    result = yield from segment_job(source.volume, model, options, focus=focus)
+    if large:
+        result = yield from segment_to_disk(source, model, options, focus)
+    else:
+        result = yield from segment_job(source.volume, model, options, focus=focus)
     yield Progress(0, 0, "Preparing the layers …")
     return Finished(result, plan_layers(result, source), source)

@@ -1,0 +1,87 @@
+"""Results larger than memory: on the disk, shown from there, the same as in memory."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import dask.array
+import numpy as np
+import pytest
+
+from napari_attention3d.errors import InputError
+from napari_attention3d.volumes import read_volume
+from napari_attention3d.widgets import tasks_large
+from napari_attention3d.widgets.measure_choosers import role_of
+
+
+@pytest.fixture
+def short_of_memory(monkeypatch, tmp_path):
+    """No memory for results; temporary folders go to one of this test's."""
+    monkeypatch.setattr(tasks_large, "_SHARE", 0.0)
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    monkeypatch.setattr(tasks_large, "_KEPT", [])
+    return folder
+
+
+def masks(viewer):
+    return [layer for layer in viewer.layers if role_of(layer) == "labels"]
+
+
+def run(dock, qtbot, tools):
+    qtbot.waitUntil(dock.segment.form.run_button.isEnabled, timeout=20_000)
+    tools.run_to_end(qtbot, dock)
+
+
+def test_results_that_do_not_fit_lie_on_the_disk_and_are_the_same(
+    dock, viewer, qtbot, tools, scan_array, short_of_memory, tmp_path
+):
+    viewer.add_image(scan_array, name="scan")
+    run(dock, qtbot, tools)
+    (here,) = masks(viewer)
+    assert isinstance(here.data, np.ndarray)  # a scan in memory: so are its results
+    expected = np.array(here.data)
+    viewer.layers.clear()
+    dock.segment.form.uncertainty_box.setChecked(True)
+    viewer.add_image(dask.array.from_array(scan_array, chunks=8), name="scan")
+    qtbot.waitUntil(lambda: dock.segment.has_looked_ahead, timeout=20_000)
+    assert "temporary OME-Zarr" in dock.segment.form.outlook_label.text()
+    run(dock, qtbot, tools)
+    (mask,) = masks(viewer)
+    assert not isinstance(mask.data, np.ndarray)
+    np.testing.assert_array_equal(np.asarray(mask.data), expected)
+    assert list(short_of_memory.iterdir())
+    assert "uncertainty" in [role_of(layer) for layer in viewer.layers]
+    assert any(role_of(layer).startswith("attention:") for layer in viewer.layers)
+    (written,) = mask.save(str(tmp_path / "saved.ome.zarr"), plugin="napari-attention3d")
+    np.testing.assert_array_equal(np.asarray(read_volume(written).array), expected)
+    run(dock, qtbot, tools)  # a newer result takes the place of the older one
+    assert len(masks(viewer)) == 1
+
+
+def test_a_cancelled_run_leaves_nothing_on_the_disk(
+    dock, viewer, qtbot, short_of_memory, scan_array, tools
+):
+    from napari_attention3d.models import load_model
+    from napari_attention3d.session import SegmentOptions
+    from napari_attention3d.widgets.layers import layer_to_volume
+
+    layer = viewer.add_image(dask.array.from_array(scan_array, chunks=8), name="scan")
+    source, options = layer_to_volume(layer), SegmentOptions()
+    job = tasks_large.segment_to_disk(source, load_model("tiny"), options)
+    for _ in range(3):
+        next(job)
+    assert list(short_of_memory.iterdir())
+    job.close()
+    assert not list(Path(short_of_memory).iterdir())
+
+
+def test_a_full_disk_is_told_before_the_run(short_of_memory, monkeypatch):
+    monkeypatch.setattr(
+        tasks_large.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 10})
+    )
+    with pytest.raises(InputError, match="TMPDIR"):
+        tasks_large._make_room(1000)
+    assert not list(short_of_memory.iterdir())
