@@ -12,7 +12,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 SCREEN := scripts/with-screen.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long check bench check-wheel system-libs clean
+.PHONY: help demo test test-long check bench docs pictures check-wheel system-libs clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -38,6 +38,12 @@ bench: $(VENV)/.installed-dev system-libs  ## measure: each script in benchmarks
 	@set -e; for script in benchmarks/[a-z]*.py; do \
 	  echo "== $$script"; $(SCREEN) $(BIN)/python $$script $(BENCH_ARGS); \
 	done
+
+docs: $(VENV)/.installed-docs  ## build the documentation into build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+pictures: $(VENV)/.installed-all system-libs  ## take the documentation's pictures again
+	$(SCREEN) $(BIN)/python scripts/screenshots.py
 
 check-wheel: $(VENV)/.installed-dev  ## build wheel and sdist, install the wheel elsewhere, look inside
 	scripts/check-wheel.sh $(BIN)/python

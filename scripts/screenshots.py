@@ -1,0 +1,153 @@
+"""Take the pictures of the documentation from the real program.
+
+    scripts/with-screen.sh python scripts/screenshots.py [docs/images]
+
+Opens napari, works through the tabs as a person would and saves the window after each step,
+as PNG of 256 colours. Settings are those of a newcomer: napari's own are not read.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+SIZE = (1280, 960)
+MODEL = "brain-attention-unet"
+
+
+def main(folder: Path) -> None:
+    """Take all pictures into a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as temporary:
+        os.environ["NAPARI_CONFIG"] = str(Path(temporary) / "settings.yaml")
+        os.environ.setdefault("NAPARI_ATTENTION3D_MODELS", str(Path(temporary) / "models"))
+        take_all(folder, Path(temporary))
+
+
+def take_all(folder: Path, temporary: Path) -> None:
+    """Work through the tabs; `temporary` takes the scans of the batch."""
+    import napari
+    from napari.settings import get_settings
+
+    from napari_attention3d.widgets.demo import _segment, arrange_view, settle
+
+    get_settings().application.confirm_close_window = False
+    viewer = napari.Viewer(title="napari")
+    viewer.window.resize(*SIZE)
+    _, dock = viewer.window.add_plugin_dock_widget("napari-attention3d", "Attention 3D")
+    viewer.open_sample("napari-attention3d", "mni152")
+    _segment(dock, MODEL)
+    arrange_view(viewer)
+    settle(1000)
+    save(viewer, folder / "tab-segment.png")
+    steps = {"Measure": measure, "Batch": batch}
+    for index in range(dock.tabs.count()):
+        name = dock.tabs.tabText(index)
+        if name == "Segment":
+            continue
+        dock.tabs.setCurrentIndex(index)
+        settle(600)
+        if name in steps:
+            steps[name](viewer, dock, folder, temporary)
+        else:
+            save(viewer, folder / f"tab-{name.lower()}.png")
+    viewer.close()
+
+
+def measure(viewer: Any, dock: Any, folder: Path, temporary: Path) -> None:
+    """The Measure tab: figures, clean-up with its preview, comparison with the cleaned mask."""
+    from napari_attention3d.widgets.measure_choosers import role_of
+
+    panel = dock.measure
+    mask = panel.mask.layer
+    before = viewer.add_labels(
+        mask.data.copy(),
+        name="before the clean-up",
+        scale=mask.scale,
+        translate=mask.translate,
+        units=mask.units,
+        visible=False,
+        metadata=dict(mask.metadata),
+    )
+    panel.mask.choose(mask)
+    click(panel, panel.form.button)
+    panel.form.table.view.setCurrentCell(0, 0)
+    save(viewer, folder / "tab-measure.png")
+    panel.show_page("clean")
+    panel.clean.form.set_rules(
+        [
+            {"rule": "fill_holes"},
+            {"rule": "minimum_size", "size": 50.0},
+            {"rule": "smooth", "width": 1.0},
+        ]
+    )
+    click(panel, panel.clean.form.preview_button)
+    save(viewer, folder / "tab-measure-clean.png")
+    click(panel, panel.clean.form.apply_button)
+    panel.show_page("compare")
+    panel.compare_form.truth.choose(before)
+    click(panel, panel.compare_form.button)
+    save(viewer, folder / "tab-measure-compare.png")
+    panel.show_page("measure")
+    viewer.layers.remove(before)
+    for layer in [one for one in viewer.layers if role_of(one) == "disagreement"]:
+        viewer.layers.remove(layer)
+
+
+def batch(viewer: Any, dock: Any, folder: Path, temporary: Path) -> None:
+    """The Batch tab over three scans, one of them damaged."""
+    import numpy as np
+
+    from napari_attention3d.volumes import read_volume, write_volume
+    from napari_attention3d.volumes.samples import phantom_paths
+
+    scans = temporary / "study"
+    scans.mkdir()
+    phantom = read_volume(phantom_paths()["mri"])
+    for number in (1, 2, 3):
+        array = np.roll(np.asarray(phantom.array), 2 * number, axis=1)
+        write_volume(scans / f"subject-0{number}.nii.gz", phantom.replace(array=array))
+    (scans / "subject-02.nii.gz").write_bytes(b"cut off")
+    panel = dock.batch
+    panel.form.add_sources([str(scans)])
+    panel.form.out.setText(str(temporary / "masks"))
+    wait(lambda: panel.form.button.isEnabled())
+    click(panel, panel.form.button)
+    save(viewer, folder / "tab-batch.png")
+
+
+def click(panel: Any, button: Any) -> None:
+    """Click and wait for the job."""
+    from qtpy.QtCore import Qt
+    from qtpy.QtTest import QTest
+
+    wait(lambda: button.isEnabled())
+    QTest.mouseClick(button, Qt.MouseButton.LeftButton)
+    wait(lambda: not panel.is_busy)
+
+
+def wait(done: Any) -> None:
+    """Let the window live until `done()`."""
+    from napari_attention3d.widgets.demo import wait_until
+
+    wait_until(done)
+
+
+def save(viewer: Any, path: Path) -> None:
+    """Save the window with 256 colours, so that the picture stays small."""
+    from PIL import Image
+
+    from napari_attention3d.widgets.demo import settle
+
+    settle(800)
+    viewer.status = "Ready"
+    picture = Image.fromarray(viewer.screenshot(canvas_only=False, flash=False)).convert("RGB")
+    picture.quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
+    print(f"{path} {picture.width} x {picture.height}, {path.stat().st_size / 1000:.0f} kB")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1] if len(sys.argv) > 1 else "docs/images"))
