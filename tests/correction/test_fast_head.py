@@ -115,8 +115,16 @@ def test_unpainted_voxels_stand_for_background_only_without_a_model(features, tr
         np.repeat(painted.strokes, 20),
     )
     FastHead(features, 3, threads=1).fit(twenty)
-    early = twenty.pick((twenty.strokes == 0) | (twenty.strokes == 8))
-    FastHead(features, 3, threads=1).fit(early)
     prior = np.full((3, *truth.shape), 1 / 3, np.float32)
     FastHead(features, 3, prior, threads=1).fit(twenty)
-    assert taken == [10, 4, 0]  # half a stroke; a fifth of one while there are only two
+    assert taken == [15, 0]  # three quarters of a stroke
+
+
+def test_half_of_the_voxels_from_anywhere_lie_where_strokes_are(features, truth):
+    painted = painted_at(truth, [[6, 8, 8], [6, 16, 10]])
+    elsewhere, few = FastHead(features, 3, threads=1)._elsewhere(painted)
+    assert few == 1
+    places = {tuple(place) for place in elsewhere[: len(elsewhere) // 2, -3:].astype(int)}
+    assert places == {(6, 8, 8), (6, 16, 10)}
+    others = elsewhere[len(elsewhere) // 2 :, -3:]
+    assert len(np.unique(others[:, 2])) == truth.shape[2]

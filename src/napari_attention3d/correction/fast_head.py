@@ -29,10 +29,8 @@ KEEP_WEIGHT = 1.0
 SURE = 0.8
 ANYWHERE = 4000
 """Voxels from anywhere that may stand for the background, if there is no model."""
-FEW = 0.5
+FEW = 0.75
 """How many of them a tree sees, relative to the voxels of a stroke; see `forest`."""
-FEW_PER_STROKE = 0.1
-"""No more than this for each stroke: with two or three they would outvote these."""
 OBJECTED = 5
 """Blocks around a stroke that contradicts the model where the model is not believed."""
 
@@ -109,23 +107,16 @@ class FastHead:
                 "(background counts)"
             )
         forest = StrokeForest(TREES, self.threads, seed)
-        few = self._few(painted)
-        return forest.fit(
-            self._inputs(voxels), values, strokes, weights, self._anywhere if few else None, few
-        )
+        elsewhere, few = self._elsewhere(painted)
+        return forest.fit(self._inputs(voxels), values, strokes, weights, elsewhere, few)
 
     def scorer(self, painted: Painted, held: npt.NDArray[np.bool_]) -> Scorer:
         """Grow a small forest that has not seen the voxels `held` (N,)."""
         seen = thinned(painted.pick(~held))
         forest = StrokeForest(SCORING_TREES, self.threads)
-        few = self._few(seen)
-        forest.fit(
-            self._inputs(seen.voxels),
-            seen.values,
-            seen.strokes,
-            anywhere=self._anywhere if few else None,
-            few=few,
-        )
+        elsewhere, few = self._elsewhere(seen)
+        inputs = self._inputs(seen.voxels)
+        forest.fit(inputs, seen.values, seen.strokes, None, elsewhere, few)
         return Scorer(self, forest)
 
     def classify(self, forest: StrokeForest, voxels: Voxels) -> npt.NDArray[np.intp]:
@@ -180,17 +171,25 @@ class FastHead:
         return np.concatenate((found, self.prior[(slice(None), *voxels.T)].T), axis=1)
 
     @cached_property
-    def _anywhere(self) -> npt.NDArray[np.float32]:
+    def _sample(self) -> npt.NDArray[np.float32]:
         rng = np.random.default_rng(0)
         places = [rng.integers(0, n, size=ANYWHERE) for n in self.features.shape]
         return self._inputs(np.stack(places, axis=1))
 
-    def _few(self, painted: Painted) -> int:
-        """How many voxels from anywhere each tree takes for background."""
+    def _elsewhere(self, painted: Painted) -> tuple[npt.NDArray[np.float32] | None, int]:
+        """Unpainted voxels (M, F), and how many of them each tree takes for background.
+
+        Half of them are put where strokes are: they speak for what looks otherwise, the
+        others for what lies elsewhere, too. Places alone would make an island of each stroke.
+        """
         if self.prior is not None:
-            return 0  # the model says what is where nobody painted
-        share = min(FEW, FEW_PER_STROKE * painted.count)
-        return round(share * len(painted.values) / max(1, painted.count))
+            return None, 0  # the model says what is where nobody painted
+        few = round(FEW * len(painted.values) / max(1, painted.count))
+        found = self._sample.copy()
+        rng = np.random.default_rng(1)
+        half = ANYWHERE // 2
+        found[:half, -3:] = painted.voxels[rng.integers(len(painted.voxels), size=half)]
+        return found, few
 
     def _kept(
         self, prior: Probabilities, painted: Painted, seed: int
