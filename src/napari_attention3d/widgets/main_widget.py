@@ -22,6 +22,7 @@ from .layer_chooser import LayerChooser
 from .measure_panel import MeasurePanel
 from .segment_panel import SegmentPanel
 from .status_bar import StatusBar
+from .train_panel import TrainPanel
 from .worker import JobRunner
 
 if TYPE_CHECKING:
@@ -58,6 +59,9 @@ class Attention3DWidget(QWidget):
         self.tabs.addTab(_scrolling(self.inspect), "Inspect")
         self.measure = MeasurePanel(napari_viewer, self.runner, self.chooser, self.status)
         self.tabs.addTab(_scrolling(self.measure), "Measure")
+        self.train = TrainPanel(napari_viewer, self.runner, self.chooser, self.status)
+        self.train.trained.connect(lambda *_: self.segment.start())
+        self.tabs.addTab(_scrolling(self.train), "Train")
         self.batch = BatchPanel(napari_viewer, self.runner, self.chooser, self.status, self.segment)
         self.tabs.addTab(_scrolling(self.batch), "Batch")
         head = QFormLayout()
@@ -88,6 +92,7 @@ class Attention3DWidget(QWidget):
         self._open = False
         self.inspect.close_down()
         self.measure.close_down()
+        self.train.close_down()
         self.batch.close_down()
         self.runner.stop()
         self.chooser.detach()
@@ -100,6 +105,7 @@ class Attention3DWidget(QWidget):
         self.segment.start()
         self.inspect.start()
         self.measure.start()
+        self.train.start()
         self.batch.start()
 
 
