@@ -81,9 +81,9 @@ def grad_cam(network: Any, x: torch.Tensor, layer: str, label: int | None) -> tu
     # MONAI's own postprocessing turns large into small: the plain heat is wanted.
     cam = GradCAM(wrapped, target_layers=f"net.{layer}", postprocessing=lambda heat: heat)
     given = x.clone().requires_grad_(True)
-    begin = time.perf_counter()
+    begin = time.process_time()
     heat = cam(given, class_idx=len(logits) if label is None else label)
-    seconds = time.perf_counter() - begin
+    seconds = time.process_time() - begin
     return heat[0, 0].detach().numpy(), seconds
 
 
@@ -148,9 +148,9 @@ def median(function: Callable[[], Any], count: int) -> float:
     function()
     taken = []
     for _ in range(count):
-        begin = time.perf_counter()
+        begin = time.process_time()
         function()
-        taken.append(time.perf_counter() - begin)
+        taken.append(time.process_time() - begin)
     return statistics.median(taken)
 
 
@@ -177,35 +177,38 @@ def costs(scan: Volume, model: Any, replay: Replay, box: Box, repeats: int) -> d
     return found
 
 
-def run_model(name: str, scan: Volume, truth: Volume, args: argparse.Namespace) -> dict[str, Any]:
+def run_model(
+    name: str, scan: Volume, truth: Volume, args: argparse.Namespace, save: Callable[[Any], None]
+) -> None:
     model = load_model(name)
     result = segment(scan, model, device="cpu", precision="exact")
     replay = finish(Replay.open(scan, model, result.provenance))
     box = window(replay, truth, args.window)
     names = list(model.card.class_names)
-    rows = []
-    labels = [None, *(names.index(n) for n in args.classes if n in names)]
-    for label in labels:
+    found: dict[str, Any] = {"rows": [], "box": [box.start, box.stop]}
+    found["costs"] = costs(scan, model, replay, box, 3)
+    save(found)
+    for label in [None, *(names.index(n) for n in args.classes if n in names)]:
         maps, seconds = candidates(replay, box, model, label)
         for fill in args.fill if label is None else args.fill[:1]:
             options = FaithfulnessOptions(
                 fill=fill, block=args.block, fractions=FRACTIONS, orders=1, label=label
             )
-            for found in finish(faithfulness(replay, box, maps, options)):
+            for tested in finish(faithfulness(replay, box, maps, options)):
                 row = {
                     "model": name,
                     "class": "all" if label is None else names[label],
                     "fill": fill,
-                    "map": found.name,
-                    "gain": found.gain,
-                    "seconds": seconds.get(found.name),
-                    "areas": {f"{c.direction}, {c.order}": c.area for c in found.curves},
+                    "map": tested.name,
+                    "gain": tested.gain,
+                    "seconds": seconds.get(tested.name),
+                    "areas": {f"{c.direction}, {c.order}": c.area for c in tested.curves},
                 }
                 if label is None and fill == args.fill[0]:
-                    row |= inside(maps[found.name], result.labels, replay, box)
-                rows.append(row)
-                print(f"{name} | {row['class']} | {fill} | {found.name}: {found.gain:+.3f}")
-    return {"rows": rows, "box": [box.start, box.stop], "costs": costs(scan, model, replay, box, 3)}
+                    row |= inside(maps[tested.name], result.labels, replay, box)
+                found["rows"].append(row)
+                print(f"{name} | {row['class']} | {fill} | {tested.name}: {tested.gain:+.3f}")
+            save(found)
 
 
 def inside(values: Volume, labels: Volume, replay: Replay, box: Box) -> dict[str, Any]:
@@ -245,9 +248,13 @@ def main() -> None:
     scan, truth = read_volume(args.image), read_volume(args.label).channel(0)
     book: dict[str, Any] = {"case": args.image.parent.name, "threads": args.threads, "models": {}}
     for name in args.model or MODELS:
-        book["models"][name] = run_model(name, scan, truth, args)
-        if args.json:
-            args.json.write_text(json.dumps(book, indent=1) + "\n")
+
+        def save(found: Any, name: str = name) -> None:
+            book["models"][name] = found
+            if args.json:
+                args.json.write_text(json.dumps(book, indent=1) + "\n")
+
+        run_model(name, scan, truth, args, save)
     text = report(book)
     print(text)
     if args.report:
