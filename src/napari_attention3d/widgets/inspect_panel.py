@@ -12,12 +12,16 @@ from superqt import QCollapsible
 
 from ..errors import Attention3DError
 from .inspect_asking import Asking
+from .inspect_channels import ChannelSection
 from .inspect_cursor import Cursor
 from .inspect_maps import MapsSection
 from .inspect_numbers import NumbersSection
 from .inspect_report import gather, subtitle
+from .inspect_requests import RequestSection
 from .inspect_runs import Runs
 from .inspect_snapshot import png_bytes, save_image, snapshot
+from .inspect_switches import SwitchSection
+from .inspect_trust import TrustSection
 from .layer_chooser import LayerChooser
 from .segment_panel import SegmentPanel
 from .status_bar import StatusBar
@@ -41,6 +45,8 @@ class InspectPanel(QWidget):
         The list of maps.
     cursor
         What lies under the mouse.
+    requests, numbers, trust, switches, channels
+        Maps on request, figures per label, tests of maps, forced attention, channels.
     """
 
     failed = Signal(object)
@@ -61,6 +67,10 @@ class InspectPanel(QWidget):
         self.maps = MapsSection(viewer)
         self.cursor = Cursor(self.runs)
         self.numbers = NumbersSection(self.runs, self.maps)
+        self.requests = RequestSection(self.runs)
+        self.switches = SwitchSection(self.runs)
+        self.channels = ChannelSection(self.runs)
+        self.trust = TrustSection(self.runs, self.maps)
         self.here_label = QLabel(_NOWHERE)
         self.here_label.setWordWrap(True)
         self.here_label.setMinimumHeight(3 * self.fontMetrics().lineSpacing())
@@ -68,7 +78,14 @@ class InspectPanel(QWidget):
         layout.setContentsMargins(0, 6, 0, 0)
         layout.addWidget(self.asking.form)
         layout.addWidget(_fold("Maps", self.maps, self.here_label))
-        layout.addWidget(_fold("Per label", self.numbers, is_open=False))
+        for title, section in (
+            ("More maps", self.requests),
+            ("Per label", self.numbers),
+            ("Is it faithful?", self.trust),
+            ("What if …", self.switches),
+            ("Channels", self.channels),
+        ):
+            layout.addWidget(_fold(title, section, is_open=False))
         layout.addLayout(self._take_away())
         layout.addStretch(1)
         shortcut = QShortcut(QKeySequence("Ctrl+Alt+P"), self)
@@ -76,6 +93,7 @@ class InspectPanel(QWidget):
         self.cursor.moved.connect(self._on_moved)
         self.runs.changed.connect(self._on_runs)
         self.asking.answered.connect(self._on_answered)
+        self.requests.shown.connect(self._on_map)
         self._open = False
         self.start()
 
@@ -149,7 +167,8 @@ class InspectPanel(QWidget):
         """Write the report as HTML."""
         from ..attention.report import write_report
 
-        tables = [t for t in (self.numbers.figures.table,) if t is not None]
+        figures = (self.numbers.figures.table, self.switches.figures.table)
+        tables = [*(t for t in figures if t is not None), *self.trust.tables]
         try:
             view = png_bytes(self._picture()) if hasattr(self.runs.viewer, "window") else None
             title, sections = gather(self.runs, self.maps.shown, self.asking.last, tables, view)
@@ -173,6 +192,10 @@ class InspectPanel(QWidget):
 
     def _on_runs(self) -> None:
         self.maps.set_stale(self.runs.stale())
+
+    def _on_map(self, layer: Any) -> None:
+        self.maps.refresh()
+        self.maps.choose(layer)
 
     def _on_answered(self, _: Any) -> None:
         self._on_runs()

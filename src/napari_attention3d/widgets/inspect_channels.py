@@ -1,0 +1,241 @@
+"""The channel bench: a matrix to click, feature maps, and channels to switch off."""
+
+# mypy: disallow-subclassing-any=False
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from qtpy.QtCore import QRectF, QSize, Qt, Signal
+from qtpy.QtGui import QColor, QImage, QMouseEvent, QPainter, QPaintEvent, QPen
+from qtpy.QtWidgets import QComboBox, QPushButton, QSizePolicy, QToolTip, QWidget
+
+from . import inspect_jobs
+from .inspect_runs import Runs
+from .inspect_section import Section, show_map
+from .inspect_switches import effect_words, show_change
+
+if TYPE_CHECKING:
+    from ..attention.switches import Effect
+    from .inspect_tasks import RunRecord
+
+__all__ = ["ChannelSection", "MatrixView"]
+
+
+class MatrixView(QWidget):
+    """A matrix as a picture; a click names its cell."""
+
+    clicked = Signal(int, int)
+    """Row and column."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.matrix: npt.NDArray[np.float32] = np.zeros((0, 0), np.float32)
+        self.cell: tuple[int, int] | None = None
+        self._image = QImage()
+        self.setMouseTracking(True)
+        self.setMinimumHeight(220)
+        self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+        self.setAccessibleName("Channel attention matrix")
+
+    def sizeHint(self) -> QSize:
+        """As large as the dock lets it be."""
+        return QSize(240, 240)
+
+    def show_matrix(self, matrix: npt.NDArray[np.float32]) -> None:
+        """Show (C, C) values from 0 to their largest."""
+        from napari.utils.colormaps import ensure_colormap
+
+        self.matrix, self.cell = matrix, None
+        top = float(matrix.max()) or 1.0
+        colours = np.asarray(ensure_colormap("viridis").map((matrix / top).ravel()))
+        picture = np.round(255 * colours).astype(np.uint8).reshape(*matrix.shape, 4)
+        picture = np.ascontiguousarray(picture)
+        rows, columns = matrix.shape
+        image = QImage(picture.data, columns, rows, 4 * columns, QImage.Format.Format_RGBA8888)
+        self._image = image.copy()
+        self.update()
+
+    def choose(self, row: int, column: int) -> None:
+        """Choose a cell, as a click does."""
+        rows, columns = self.matrix.shape
+        if 0 <= row < rows and 0 <= column < columns:
+            self.cell = row, column
+            self.update()
+            self.clicked.emit(row, column)
+
+    def _area(self) -> QRectF:
+        edge = min(self.width(), self.height()) - 2
+        return QRectF((self.width() - edge) / 2, 1, edge, edge)
+
+    def cell_at(self, x: float, y: float) -> tuple[int, int] | None:
+        """Row and column under a place of the widget."""
+        area = self._area()
+        rows, columns = self.matrix.shape
+        if not rows or not area.contains(x, y):
+            return None
+        row = min(int((y - area.top()) / area.height() * rows), rows - 1)
+        return row, min(int((x - area.left()) / area.width() * columns), columns - 1)
+
+    def mousePressEvent(self, event: QMouseEvent | None) -> None:
+        """Choose the cell under the mouse."""
+        if event is not None:
+            cell = self.cell_at(event.position().x(), event.position().y())
+            if cell is not None:
+                self.choose(*cell)
+
+    def mouseMoveEvent(self, event: QMouseEvent | None) -> None:
+        """Tell the value under the mouse."""
+        if event is None:
+            return
+        cell = self.cell_at(event.position().x(), event.position().y())
+        if cell is not None:
+            i, j = cell
+            words = f"channel {i + 1} gathers {self.matrix[i, j]:.3f} from channel {j + 1}"
+            QToolTip.showText(event.globalPosition().toPoint(), words, self)
+
+    def paintEvent(self, event: QPaintEvent | None) -> None:
+        """Draw the picture and a frame around the chosen cell."""
+        if self._image.isNull():
+            return
+        painter = QPainter(self)
+        area = self._area()
+        painter.drawImage(area, self._image)
+        if self.cell is not None:
+            rows, columns = self.matrix.shape
+            width, height = area.width() / columns, area.height() / rows
+            i, j = self.cell
+            painter.setPen(QPen(QColor("#ff3b30"), 2))
+            painter.setBrush(Qt.BrushStyle.NoBrush)
+            painter.drawRect(
+                QRectF(area.left() + j * width, area.top() + i * height, width, height)
+            )
+        painter.end()
+
+
+class ChannelSection(Section):
+    """Controller of the bench."""
+
+    changed = Signal(object)
+    """`Effect` of a channel that was switched off, after it is shown."""
+
+    def __init__(self, runs: Runs) -> None:
+        super().__init__(runs)
+        self.bench: inspect_jobs.Bench | None = None
+        self._of: RunRecord | None = None
+        self.part_combo = QComboBox()
+        self.part_combo.setEnabled(False)
+        self.button = QPushButton("Look into the channels")
+        self.button.setToolTip("Of the tile in view: one pass of the network")
+        self.matrix = MatrixView()
+        self.matrix.setVisible(False)
+        self.result_label = self.words(
+            "Guided models mix their channels by how alike they are. Each cell: what the row's "
+            "channel gathers from the column's."
+        )
+        self.off_button = QPushButton("Switch the channel off: what changes?")
+        self.off_button.setVisible(False)
+        for widget in (
+            self.part_combo,
+            self.button,
+            self.matrix,
+            self.result_label,
+            self.off_button,
+        ):
+            self.column.addWidget(widget)
+        self.button.clicked.connect(self.start)
+        self.matrix.clicked.connect(self._on_cell)
+        self.off_button.clicked.connect(self.switch_off)
+        runs.changed.connect(self._forget)
+
+    def _forget(self) -> None:
+        if self.runs.known() is self._of:
+            return
+        self._of = self.bench = None
+        self.part_combo.clear()
+        self.part_combo.setEnabled(False)
+        self.matrix.setVisible(False)
+        self.off_button.setVisible(False)
+
+    def start(self) -> None:
+        """List scales and steps first, then show the matrix of the one that is chosen."""
+        record = self.record()
+        if record is None:
+            return
+        if self._of is not record:
+            opening = partial(inspect_jobs.parts_job, self.runs.desk, record)
+            self.ask(opening, "open the run", "Opening the run …", partial(self._list, record))
+            return
+        part = self.part_combo.currentData()
+        if part is None:
+            self.runs.status.idle("This model has no channel attention; guided models do")
+            return
+        job = partial(inspect_jobs.bench_job, self.runs.desk, record, part, self.voxel(record))
+        self.ask(job, "look into channels", "Looking into the channels …", self._show)
+
+    def _list(self, record: RunRecord, found: Any) -> None:
+        _, channels, titles = found
+        self._of = record
+        self.part_combo.clear()
+        for name in channels:
+            title = titles.get(name, name).removeprefix("guided attention, ").capitalize()
+            self.part_combo.addItem(title, name)
+        self.part_combo.setEnabled(bool(channels))
+        self.start()
+
+    def _show(self, bench: inspect_jobs.Bench) -> None:
+        self.bench = bench
+        self.matrix.show_matrix(bench.found.matrix)
+        self.matrix.setVisible(True)
+        gamma = bench.found.gamma
+        weight = "" if gamma is None else f"; what is gathered counts {gamma:.3f} times"
+        self.result_label.setText(
+            f"{bench.found.channels} channels{weight}. Click a cell for its column's feature map."
+        )
+        self.runs.status.idle("Click a cell of the matrix")
+
+    def _on_cell(self, row: int, column: int) -> None:
+        bench = self.bench
+        if bench is None or self._of is None:
+            return
+        volume = bench.found.feature(bench.replay, column)
+        low, high = (float(v) for v in np.percentile(volume.array, (0.5, 99.5)))
+        show_map(
+            self.runs.viewer,
+            self._of.source,
+            volume,
+            "feature",
+            f"{bench.replay.model.card.name} · channel feature",
+            colormap="viridis",
+            blending="additive",
+            opacity=0.6,
+            contrast_limits=(low, high if high > low else low + 1),
+        )
+        value = bench.found.matrix[row, column]
+        self.result_label.setText(
+            f"Channel {row + 1} gathers {value:.3f} from channel {column + 1}, which is shown"
+        )
+        self.off_button.setText(f"Switch channel {column + 1} off: what changes?")
+        self.off_button.setVisible(True)
+
+    def switch_off(self) -> None:
+        """Compute the mask of the tile in view without the chosen channel."""
+        record = self.record()
+        if record is None or self.bench is None or self.matrix.cell is None:
+            return
+        from ..attention.switches import Change
+
+        part, channel = self.bench.found.part, self.matrix.cell[1]
+        change = Change(part, "channel-off", channel=channel)
+        voxel = self.voxel(record)
+        job = partial(inspect_jobs.effect_job, self.runs.desk, record, [change], voxel)
+        words = "Computing the mask without the channel …"
+        self.ask(job, "switch a channel off", words, partial(self._effect, record))
+
+    def _effect(self, record: RunRecord, effect: Effect) -> None:
+        show_change(self.runs.viewer, record, effect)
+        self.result_label.setText(effect_words(effect))
+        self.runs.status.idle("Compared")
+        self.changed.emit(effect)

@@ -1,0 +1,167 @@
+"""The gate switch: force attention and see what becomes of the mask."""
+
+# mypy: disallow-subclassing-any=False
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from qtpy.QtCore import Signal
+from qtpy.QtWidgets import QComboBox, QFormLayout, QPushButton, QSizePolicy
+
+from . import inspect_jobs
+from .inspect_runs import Runs
+from .inspect_section import Section, show_map
+from .measure_table import FiguresTable
+
+if TYPE_CHECKING:
+    from ..attention.switches import Change, Effect
+    from .inspect_tasks import RunRecord
+
+__all__ = ["SwitchSection", "effect_words", "show_change"]
+
+_CHOICES = {
+    "one": [("forced to 1: all passes", ("one", 1.0))],
+    "zero": [("forced to 0: nothing passes", ("zero", 1.0))],
+    "scaled": [("halved", ("scaled", 0.5)), ("doubled", ("scaled", 2.0))],
+}
+_NAMES = ("background", "gone", "new", "another class")
+_COLOURS: dict[int | None, str] = {1: "#d55e00", 2: "#009e73", 3: "#cc79a7"}
+
+
+class SwitchSection(Section):
+    """A row per level: as learned, or forced."""
+
+    changed = Signal(object)
+    """`Effect`, after it is shown."""
+
+    def __init__(self, runs: Runs) -> None:
+        super().__init__(runs)
+        self.combos: dict[str, QComboBox] = {}
+        self._of: RunRecord | None = None
+        self.about_label = self.words(
+            "If a map matters, the mask must change when its attention is taken away."
+        )
+        self.form = QFormLayout()
+        self.form.setContentsMargins(0, 0, 0, 0)
+        self.where_combo = QComboBox()
+        self.where_combo.addItem("In the tile in view", "tile")
+        self.where_combo.addItem("In the whole run", "all")
+        self.button = QPushButton("Show the levels")
+        self.result_label = self.words()
+        self.figures = FiguresTable("Dice between the mask before and after")
+        self.figures.setVisible(False)
+        self.column.addWidget(self.about_label)
+        self.column.addLayout(self.form)
+        for widget in (self.where_combo, self.button, self.result_label, self.figures):
+            self.column.addWidget(widget)
+        self.button.clicked.connect(self.start)
+        self.figures.saved.connect(lambda path: runs.status.idle(f"Saved {path}"))
+        self.figures.failed.connect(runs.status.idle)
+        runs.changed.connect(self._forget)
+
+    def _forget(self) -> None:
+        """Another scan or run: its network may have other levels."""
+        if self.runs.known() is self._of:
+            return
+        while self.form.rowCount():
+            self.form.removeRow(0)
+        self.combos.clear()
+        self._of = None
+        self.button.setText("Show the levels")
+
+    def start(self) -> None:
+        """List the levels first; then compute what changes."""
+        record = self.record()
+        if record is None:
+            return
+        if self._of is not record:
+            opening = partial(inspect_jobs.parts_job, self.runs.desk, record)
+            self.ask(opening, "open the run", "Opening the run …", partial(self._list, record))
+            return
+        changes = self.changes
+        if not changes:
+            self.runs.status.idle("All levels are as learned: force one of them first")
+            return
+        voxel = self.voxel(record) if self.where_combo.currentData() == "tile" else None
+        job = partial(inspect_jobs.effect_job, self.runs.desk, record, changes, voxel)
+        words = "Computing the mask as it is, and with the change …"
+        self.ask(job, "force attention", words, partial(self._show, record))
+
+    @property
+    def changes(self) -> tuple[Change, ...]:
+        """What is chosen."""
+        from ..attention.switches import Change
+
+        chosen: list[Change] = []
+        for name, combo in self.combos.items():
+            if combo.currentData() is not None:
+                how, factor = combo.currentData()
+                chosen.append(Change(name, how, factor))
+        return tuple(chosen)
+
+    def _list(self, record: RunRecord, found: Any) -> None:
+        self._forget()
+        parts, _, titles = found
+        self._of = record
+        for name, ways in parts.items():
+            combo = QComboBox()
+            combo.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+            combo.addItem("as learned", None)
+            for way in ways:
+                for words, data in _CHOICES[way]:
+                    combo.addItem(words, data)
+            title = titles.get(name, name).removeprefix("attention ").removeprefix("guided ")
+            self.form.addRow(title.removeprefix("attention, ").capitalize(), combo)
+            self.combos[name] = combo
+        self.button.setText("What changes?")
+        self.button.setToolTip(
+            "Computes the mask as it is and with the change: two runs of the tile, or of all"
+        )
+        if not parts:
+            self.runs.status.idle("This model has neither gates nor position attention")
+        else:
+            self.runs.status.idle("Force a level, then press “What changes?”")
+
+    def _show(self, record: RunRecord, effect: Effect) -> None:
+        show_change(self.runs.viewer, record, effect)
+        self.result_label.setText(effect_words(effect))
+        self.figures.show_table(effect.table, left_out=("label",))
+        self.figures.setVisible(True)
+        self.runs.status.idle("Compared")
+        self.changed.emit(effect)
+
+
+def show_change(viewer: Any, record: RunRecord, effect: Effect) -> None:
+    """Show the voxels of the mask that changed, as a layer."""
+    from napari.utils.colormaps import DirectLabelColormap
+
+    colours = {None: "transparent", 0: "transparent", **_COLOURS}
+    model = record.card.name if record.card is not None else "model"
+    features = {"index": list(range(4)), "name": list(_NAMES)}
+    show_map(
+        viewer,
+        record.source,
+        effect.difference,
+        "change",
+        f"{record.source.volume.name} · {model} · change",
+        labels=True,
+        colormap=DirectLabelColormap(color_dict=colours),
+        features=features,
+        opacity=0.8,
+    )
+
+
+def effect_words(effect: Effect) -> str:
+    """Tell how much a change matters."""
+    text = "; ".join(change.text for change in effect.changes)
+    count = effect.changed_voxels
+    if not count:
+        return f"{text}: not a voxel of the mask changes"
+    changed = effect.table.rows[-1][-1]
+    unit = effect.table.columns[-1].unit.replace("3", "³")
+    assert isinstance(changed, int | float)
+    return (
+        f"{text}: Dice {effect.dice:.3f} between before and after, {changed:,.0f} {unit} changed "
+        "(orange gone, green new, pink another class)"
+    )
