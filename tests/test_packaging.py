@@ -53,6 +53,7 @@ def test_what_is_imported_is_required(project):
     required = {name.partition("[")[0].replace("-", "_") for name in names(project["dependencies"])}
     called = {"yaml": "pyyaml", "skimage": "scikit_image", "sklearn": "scikit_learn"}
     optional = {"napari_attention3d", "nilearn", "openpyxl", "SimpleITK", "pydicom", "distributed"}
+    optional |= {"highdicom"}
     missing = set()
     for path in (ROOT / "src").rglob("*.py"):
         for name in imported_packages(path) - set(sys.stdlib_module_names) - optional:

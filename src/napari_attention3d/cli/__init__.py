@@ -17,6 +17,7 @@ from . import (
     demo,
     doctor,
     evaluate,
+    export,
     measure,
     models,
     refine,
@@ -43,6 +44,7 @@ app.command("refine")(refine.refine)
 app.command("evaluate")(evaluate.evaluate)
 app.command("measure")(measure.measure)
 app.command("clean")(clean.clean)
+app.command("export")(export.export)
 app.command("recipe")(rerun.recipe)
 app.command("rerun")(rerun.rerun)
 app.add_typer(attention.app, name="attention")

@@ -19,7 +19,7 @@ from ..volume import Volume
 from .base import Format, check_index, matched_suffix, reading
 from .dicom_slices import Slice, check_stack, slices_of, stack_affine
 
-__all__ = ["DicomFormat", "is_series_folder", "series_of"]
+__all__ = ["DicomFormat", "is_series_folder", "read_series", "series_of"]
 
 _LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _LOOKS = 50
@@ -57,6 +57,27 @@ class DicomFormat(Format):
         geometry = Geometry.from_xyz(array.shape, _LPS @ affine, "mm", True)
         metadata = {"format": "DICOM", "notes": [*notes, *odd]}
         return Volume(array, geometry, name, (), path, metadata)
+
+
+def read_series(path: Path) -> tuple[list[Slice], Geometry, str]:
+    """Slices of a series in the order of its volume's planes, its grid, and what to call it.
+
+    Raises
+    ------
+    InputError, VolumeFormatError
+        As `read_volume` does; also if it has several images at each place.
+    """
+    _pydicom()
+    with reading(path, "DICOM series", folder=path.is_dir()):
+        files, name = _files_of_series(path)
+        rows = check_stack([one for file in files for one in slices_of(file)], path.name)
+        if len(rows[0]) > 1:
+            raise InputError(f"{path.name} has {len(rows[0])} images at each place, not one")
+        stack = [row[0] for row in rows]
+        affine, _ = stack_affine(stack, path.name)
+        rows_columns = int(stack[0].data.Rows), int(stack[0].data.Columns)
+    grid = Geometry.from_xyz((len(stack), *rows_columns), _LPS @ affine, "mm", True)
+    return stack, grid, name
 
 
 def is_series_folder(path: Path) -> bool:
