@@ -27,7 +27,7 @@ import torch
 from annotator.forest import PlainForest
 from annotator.measure import finish, mean_dice
 from annotator.network import train_network
-from annotator.report import plot, table
+from annotator.report import network_table, plot, table
 from annotator.strokes import Stroke, correct, first_strokes
 
 from napari_attention3d import Volume, load_model, read_volume, segment
@@ -265,6 +265,7 @@ def main() -> None:
         run_case(name, case, args, book)
     save(args.json, book)
     print(table(book))
+    print(network_table(book))
     if args.plot:
         plot(book, args.plot)
 

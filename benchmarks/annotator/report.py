@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["plot", "table"]
+__all__ = ["network_table", "plot", "table"]
 
 POINTS = (2, 8, 13, 22, 32, 49, 89)
 
@@ -21,9 +21,12 @@ def table(book: Any) -> str:
         shown = [n for n in counts if n in POINTS or n in (counts[0], counts[-1])]
         lines += [
             f"\n**{case}** (Dice: median (each seed) at a number of strokes)\n",
-            "| method | " + " | ".join(map(str, shown)) + " | worst loss | round s | first s |",
-            "|---|" + "---|" * (len(shown) + 3),
+            "| method | "
+            + " | ".join(map(str, shown))
+            + " | worst loss | round s | CPU s | first s |",
+            "|---|" + "---|" * (len(shown) + 4),
         ]
+        lines[-2] += " | largest loss in a round | round s | CPU s | first s |"
         for method in _unique(1, book):
             runs = _runs(book, case, method)
             if runs:
@@ -40,9 +43,11 @@ def _cells(runs: list[Any], counts: list[int]) -> list[str]:
         cells.append(f"{np.median(known):.3f} ({each})" if known else "")
     worst = [_worst_loss(run) for run in runs]
     seconds = [r["seconds"] for run in runs for r in run["rows"] if r["strokes"]]
+    cpu = [r["cpu"] for run in runs for r in run["rows"] if r.get("cpu")]
     first = [r["first_change"] for run in runs for r in run["rows"] if r.get("first_change")]
-    cells.append(f"{max(worst):.3f}")
+    cells.append(" ".join(f"{w:.3f}" for w in worst))
     cells.append(f"{np.median(seconds):.1f}")
+    cells.append(f"{np.median(cpu):.1f}" if cpu else "")
     cells.append(f"{np.median(first):.1f}" if first else "")
     return cells
 
@@ -56,6 +61,26 @@ def _at(run: Any, strokes: int) -> float | None:
 def _worst_loss(run: Any) -> float:
     dice = [r["dice"] for r in run["rows"]]
     return max([0.0, *(a - b for a, b in pairwise(dice))])
+
+
+def network_table(book: Any) -> str:
+    """What training the network did after the last quick round, with and without keeping."""
+    lines = [
+        "| case, seed | strokes | start | quick rounds | keep | network alone | with quick round "
+        "| network forgot | round forgot | steps | s | CPU s |",
+        "|" + "---|" * 12,
+    ]
+    for key, run in book["runs"].items():
+        for one in run.get("network", []):
+            case, _, seed = key.rsplit("/", 2)
+            start = f"{one['start']:.3f}" if one["start"] != one["before"] else ""
+            lines.append(
+                f"| {case}, {seed} | {one['strokes']} | {start} | {one['before']:.3f} "
+                f"| {one['keep']:g} | {one['network']:.3f} | {one['round']:.3f} "
+                f"| {one['network_forgot']:.1%} | {one['round_forgot']:.1%} "
+                f"| {one['steps']} | {one['seconds']:.0f} | {one['cpu']:.0f} |"
+            )
+    return "\n".join(lines) if len(lines) > 2 else ""
 
 
 def plot(book: Any, path: Path) -> None:
