@@ -199,7 +199,12 @@ def test_other_questions_go_through_the_worker(qtbot, viewer, scan, glance, insp
     voxel = tuple(float(i) for i in np.argwhere(labels.array > 0)[0])
     combo = panel.asking.form.question_combo
     combo.setCurrentIndex(combo.findData(kind))
+    assert "network pass comes first" in panel.asking.form.answer_label.text()
     ask(qtbot, panel, voxel)
+    combo.setCurrentIndex(0)
+    combo.setCurrentIndex(combo.findData(kind))
+    assert not panel.runs.is_busy  # the cost is told before it is paid
+    assert "all voxels of the tile: about" in panel.asking.form.answer_label.text()
     assert panel.asking.last.answer.kind == kind
     (row,) = asked_layers(viewer)["asked"]
     assert row.data.max() > 0

@@ -66,7 +66,7 @@ class Asking(QObject):
         self._rest.timeout.connect(self._on_rest)
         form = self.form
         form.switched.connect(self._on_switched)
-        form.changed.connect(self.ask_again)
+        form.changed.connect(self._on_question)
         form.scale_changed.connect(self._show_scale)
         form.guided_clicked.connect(self.ask_guided)
         form.pin_clicked.connect(self.pin)
@@ -226,6 +226,18 @@ class Asking(QObject):
     def _submit(self, record: inspect_tasks.RunRecord, question: inspect_tasks.Question) -> None:
         job = partial(inspect_tasks.ask_job, self.runs.desk, record, question)
         self.runs.submit(job, "ask a voxel", "Looking at the voxel's tile …", self._show)
+
+    def _on_question(self) -> None:
+        """Ask anew if that is quick; else say what the next click will cost."""
+        if self.form.kind == "row":
+            self.ask_again()
+            return
+        cost = "The tile's network pass comes first, then all its voxels are gone through."
+        if self.last is not None:
+            seconds = self.runs.desk.seconds(self.last.record, self.last.question.voxel)
+            if seconds:
+                cost = f"Goes through all voxels of the tile: about {max(0.1, seconds):.1f} s."
+        self.form.say(f"{self.form.question_combo.currentText()} {cost} Click a voxel.")
 
     def ask_again(self) -> None:
         """Ask the last voxel anew, after the question was changed."""

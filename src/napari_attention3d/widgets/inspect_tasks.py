@@ -123,6 +123,17 @@ class Desk:
             return None
         return _answer(record, question, replay)
 
+    def seconds(self, record: RunRecord, voxel: Sequence[float]) -> float | None:
+        """About how long a question about all voxels takes; None if the tile is not kept."""
+        open_ = self._open
+        if open_ is None or open_[0] is not record:
+            return None
+        from ..attention.ask import box_to_ask
+        from ..attention.cost import question_seconds
+
+        look = open_[1].kept(box_to_ask(open_[1], voxel))
+        return None if look is None else question_seconds(look)
+
     def probabilities(self, record: RunRecord, voxel: Sequence[float]) -> dict[str, float]:
         """Classes and their probabilities at a voxel, if its tile is kept; else empty."""
         open_ = self._open
