@@ -191,6 +191,8 @@ def test_a_forced_gate_changes_the_mask_and_is_measured(qtbot, viewer, tab, mode
     wait(qtbot, panel)
     assert section.combos
     assert all(name.startswith("gate-level") for name in section.combos)
+    # Nothing in the tab may be wider than the dock (350 pixels, less the frames).
+    assert panel.minimumSizeHint().width() <= 330
     section.start()
     assert "force one of them first" in panel.runs.status.text
     for combo in section.combos.values():

@@ -19,6 +19,7 @@ from .inspect_numbers import NumbersSection
 from .inspect_report import gather, subtitle
 from .inspect_requests import RequestSection
 from .inspect_runs import Runs
+from .inspect_section import fit_dock
 from .inspect_snapshot import png_bytes, save_image, snapshot
 from .inspect_switches import SwitchSection
 from .inspect_trust import TrustSection
@@ -85,6 +86,7 @@ class InspectPanel(QWidget):
             ("What if …", self.switches),
             ("Channels", self.channels),
         ):
+            fit_dock(section)
             layout.addWidget(_fold(title, section, is_open=False))
         layout.addLayout(self._take_away())
         layout.addStretch(1)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from qtpy.QtWidgets import QLabel, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QComboBox, QLabel, QPushButton, QSizePolicy, QVBoxLayout, QWidget
 
 from ..errors import Attention3DError
 from ..geometry import Geometry
@@ -22,7 +22,20 @@ if TYPE_CHECKING:
     from ..volumes.volume import Volume
     from .inspect_tasks import RunRecord
 
-__all__ = ["Section", "onto_scan", "show_map"]
+__all__ = ["Section", "fit_dock", "onto_scan", "show_map"]
+
+
+def fit_dock(widget: QWidget) -> None:
+    """Let long words of combos and buttons be cut, so that none makes the dock wider."""
+    fixed = QSizePolicy.Policy.Fixed
+    for combo in widget.findChildren(QComboBox):
+        combo.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+        combo.setMinimumContentsLength(8)
+        combo.setSizePolicy(QSizePolicy.Policy.Expanding, fixed)
+    for button in widget.findChildren(QPushButton):
+        if len(button.text()) > 12:
+            button.setMinimumWidth(60)
+            button.setSizePolicy(QSizePolicy.Policy.Ignored, fixed)
 
 
 class Section(QWidget):

@@ -7,11 +7,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import Signal
-from qtpy.QtWidgets import QComboBox, QFormLayout, QPushButton, QSizePolicy
+from qtpy.QtWidgets import QComboBox, QFormLayout, QPushButton
 
 from . import inspect_jobs
 from .inspect_runs import Runs
-from .inspect_section import Section, show_map
+from .inspect_section import Section, fit_dock, show_map
 from .measure_table import FiguresTable
 
 if TYPE_CHECKING:
@@ -106,7 +106,6 @@ class SwitchSection(Section):
         self._of = record
         for name, ways in parts.items():
             combo = QComboBox()
-            combo.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
             combo.addItem("as learned", None)
             for way in ways:
                 for words, data in _CHOICES[way]:
@@ -114,6 +113,7 @@ class SwitchSection(Section):
             title = titles.get(name, name).removeprefix("attention ").removeprefix("guided ")
             self.form.addRow(title.removeprefix("attention, ").capitalize(), combo)
             self.combos[name] = combo
+        fit_dock(self)
         self.button.setText("What changes?")
         self.button.setToolTip(
             "Computes the mask as it is and with the change: two runs of the tile, or of all"
