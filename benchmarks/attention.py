@@ -1,12 +1,12 @@
 """Are attention maps faithful, next to 3D Grad-CAM, and what do they cost?
 
     python benchmarks/attention.py --image scan.nii.gz --label truth.nii.gz [--json out.json]
-        [--model NAME] [--fill blur|noise] [--window 48] [--class NAME] [--report]
+        [--model NAME] [--fill blur|noise] [--window 48] [--class NAME]
 
 The window lies around the truth's centre of mass. Every map of a model, Grad-CAM of two of
 its layers (MONAI's, with the sum of the mask's own logits as score: Vinogradova et al. 2020,
 "Seg-Grad-CAM") and three references (the mask itself, its uncertainty, local contrast of the
-scan) go through the same deletion and insertion curves; `--report` writes RESULTS.md.
+scan) go through the same deletion and insertion curves. Prints tables in Markdown.
 """
 
 from __future__ import annotations
@@ -38,7 +38,6 @@ CAM_LAYERS = {
     "brain-guided-attention": ("encoder.layer4", "fuse"),
 }
 FRACTIONS = (0.0, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0)
-HEADING = "## Attention: faithful or merely pretty"
 
 
 def finish(job: Any, say: Callable[[Any], None] = lambda step: None) -> Any:
@@ -240,7 +239,6 @@ def main() -> None:
     parser.add_argument("--block", type=int, default=6)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--report", action="store_true", help="write the section of RESULTS.md")
     args = parser.parse_args()
     args.fill = args.fill or ["blur", "noise"]
     torch.set_num_threads(args.threads)
@@ -255,10 +253,7 @@ def main() -> None:
                 args.json.write_text(json.dumps(book, indent=1) + "\n")
 
         run_model(name, scan, truth, args, save)
-    text = report(book)
-    print(text)
-    if args.report:
-        write(text, Path(__file__).resolve().parent / "RESULTS.md")
+    print(report(book))
 
 
 def report(book: dict[str, Any]) -> str:
@@ -304,16 +299,6 @@ def report(book: dict[str, Any]) -> str:
             )
         lines.append("")
     return "\n".join(lines)
-
-
-def write(text: str, path: Path) -> None:
-    """Put the tables in place of those of the section; its words stay."""
-    whole = path.read_text(encoding="utf-8")
-    begin, end = "<!-- attention tables -->", "<!-- end of attention tables -->"
-    if begin not in whole:
-        whole = f"{whole.rstrip()}\n\n{HEADING}\n\n{begin}\n{end}\n"
-    head, rest = whole.split(begin, 1)
-    path.write_text(f"{head}{begin}\n\n{text}\n{end}{rest.split(end, 1)[1]}", encoding="utf-8")
 
 
 if __name__ == "__main__":
