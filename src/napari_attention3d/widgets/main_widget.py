@@ -60,7 +60,7 @@ class Attention3DWidget(QWidget):
         self.measure = MeasurePanel(napari_viewer, self.runner, self.chooser, self.status)
         self.tabs.addTab(_scrolling(self.measure), "Measure")
         self.train = TrainPanel(napari_viewer, self.runner, self.chooser, self.status)
-        self.train.trained.connect(lambda *_: self.segment.start())
+        self.train.trained.connect(self.segment.start)
         self.tabs.addTab(_scrolling(self.train), "Train")
         self.batch = BatchPanel(napari_viewer, self.runner, self.chooser, self.status, self.segment)
         self.tabs.addTab(_scrolling(self.batch), "Batch")

@@ -32,9 +32,9 @@ __all__ = ["TrainForm"]
 
 ALL_LABELLED, ZERO, OTHER = "all", "zero", "other"
 SPARSE = (
-    ("every voxel is labelled", ALL_LABELLED),
-    ("0 = not labelled, 255 = background", ZERO),
-    ("another value = not labelled", OTHER),
+    ("none", ALL_LABELLED),
+    ("those of value 0 (255: background)", ZERO),
+    ("those of another value", OTHER),
 )
 
 
@@ -204,7 +204,7 @@ class TrainForm(QWidget):
         self._choices = QFormLayout()
         self._choices.setContentsMargins(0, 0, 0, 0)
         for title, field, buddy in (
-            ("Labels", voxels, self.sparse_combo),
+            ("Unlabelled", voxels, self.sparse_combo),
             ("Name", self.name_edit, self.name_edit),
             ("Preset", self.preset_combo, self.preset_combo),
         ):
@@ -250,7 +250,7 @@ class TrainForm(QWidget):
         self.plan_label.setWordWrap(True)
         self.plan_label.setAlignment(Qt.AlignmentFlag.AlignTop | Qt.AlignmentFlag.AlignLeft)
         self.plan_label.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
-        self.plan_label.setMinimumHeight(4 * self.fontMetrics().lineSpacing())
+        self.plan_label.setMinimumHeight(8 * self.fontMetrics().lineSpacing())
         self.start_button = QPushButton("Loading torch …")
         self.start_button.setEnabled(False)
         self.start_button.setMinimumHeight(34)

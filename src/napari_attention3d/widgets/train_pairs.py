@@ -8,7 +8,15 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import Signal
-from qtpy.QtWidgets import QCheckBox, QComboBox, QGridLayout, QLabel, QSizePolicy, QWidget
+from qtpy.QtWidgets import (
+    QCheckBox,
+    QComboBox,
+    QHBoxLayout,
+    QLabel,
+    QSizePolicy,
+    QVBoxLayout,
+    QWidget,
+)
 
 from ..errors import InputError
 from .layers import layer_to_volume, source_for_array
@@ -24,6 +32,48 @@ __all__ = ["PairsList", "class_names_of", "read_pair"]
 _NONE = "Open a scan and a Labels layer with its true labels (or paint some)"
 
 
+class _Row(QWidget):
+    """A Labels layer, whether it is ticked, and its scan."""
+
+    edited = Signal()
+
+    def __init__(self, labels: Labels, images: list[Image]) -> None:
+        super().__init__()
+        self.labels, self._images = weakref.ref(labels), [weakref.ref(one) for one in images]
+        self.box, self.combo = QCheckBox(labels.name), QComboBox()
+        self.box.setToolTip(f"Train on the labels of “{labels.name}”")
+        self.box.setEnabled(bool(images))
+        self.combo.setToolTip("The scan that these labels belong to")
+        self.combo.setAccessibleName(f"Scan of {labels.name}")
+        for image in images:
+            self.combo.addItem(f"on {image.name}")
+        if not images:
+            self.combo.addItem("no scan open")
+            self.combo.setEnabled(False)
+        layout = QHBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        for widget in (self.box, self.combo):
+            widget.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
+            layout.addWidget(widget, 1)
+        self.box.toggled.connect(self._on_edited)
+        self.combo.activated.connect(self._on_edited)
+
+    def _on_edited(self, *_: object) -> None:
+        self.edited.emit()
+
+    @property
+    def image(self) -> Image | None:
+        """The chosen scan."""
+        index = self.combo.currentIndex()
+        return self._images[index]() if 0 <= index < len(self._images) else None
+
+    def choose(self, image: Image | None) -> None:
+        """Choose a scan."""
+        for index, one in enumerate(self._images):
+            if image is not None and one() is image:
+                self.combo.setCurrentIndex(index)
+
+
 class PairsList(QWidget):
     """A tick for each Labels layer and a choice of its scan; follows the viewer."""
 
@@ -34,12 +84,13 @@ class PairsList(QWidget):
         self._viewer = viewer
         self._ticks: weakref.WeakKeyDictionary[Labels, bool] = weakref.WeakKeyDictionary()
         self._scans: weakref.WeakKeyDictionary[Labels, Any] = weakref.WeakKeyDictionary()
-        self._rows: list[tuple[Labels, QCheckBox, QComboBox, list[Image]]] = []
-        self._watched: weakref.WeakSet[Any] = weakref.WeakSet()
-        self.grid = QGridLayout(self)
-        self.grid.setContentsMargins(0, 0, 0, 0)
-        self.grid.setColumnStretch(0, 1)
-        self.grid.setColumnStretch(1, 1)
+        self._rows: list[_Row] = []
+        self._watched: weakref.WeakSet[Labels] = weakref.WeakSet()
+        self._column = QVBoxLayout(self)
+        self._column.setContentsMargins(0, 0, 0, 0)
+        self._note = QLabel(_NONE)
+        self._note.setWordWrap(True)
+        self._column.addWidget(self._note)
         self.follow = LayerList(viewer, self.refresh)
         self.follow.attach()
 
@@ -47,16 +98,25 @@ class PairsList(QWidget):
     def pairs(self) -> list[tuple[Image, Labels]]:
         """Ticked Labels layers, each with its scan."""
         found = []
-        for labels, box, combo, images in self._rows:
-            if box.isChecked() and 0 <= combo.currentIndex() < len(images):
-                found.append((images[combo.currentIndex()], labels))
+        for row in self._rows:
+            labels, image = row.labels(), row.image
+            if row.box.isChecked() and labels is not None and image is not None:
+                found.append((image, labels))
         return found
 
     def tick(self, labels: Labels, on: bool = True) -> None:
         """Tick a layer, as a click does."""
-        for one, box, _, _ in self._rows:
-            if one is labels:
-                box.setChecked(on)
+        for row in self._rows:
+            if row.labels() is labels:
+                row.box.setChecked(on)
+
+    def stop(self) -> None:
+        """Follow the viewer and its layers no longer."""
+        self.follow.detach()
+        for labels in list(self._watched):
+            for event in (labels.events.data, labels.events.paint):
+                event.disconnect(self._on_painted)
+        self._watched.clear()
 
     def refresh(self) -> None:
         """Bring the rows in line with the viewer."""
@@ -68,67 +128,44 @@ class PairsList(QWidget):
             if isinstance(one, Image) and not role_of(one) and one.ndim >= 3
         ]
         masks = [one for one in self._viewer.layers if isinstance(one, Labels) and one.ndim == 3]
-        self._empty_grid()
-        for number, labels in enumerate(masks):
-            self._watch(labels)
-            self._add_row(number, labels, images)
-        if not self._rows:
-            note = QLabel(_NONE)
-            note.setWordWrap(True)
-            self.grid.addWidget(note, 0, 0, 1, 2)
-        self.changed.emit()
-
-    def _empty_grid(self) -> None:
+        for row in self._rows:
+            self._column.removeWidget(row)
+            row.hide()
+            row.deleteLater()
         self._rows = []
-        while (item := self.grid.takeAt(0)) is not None:
-            widget = item.widget()
-            if widget is not None:
-                widget.hide()
-                widget.deleteLater()
+        for labels in masks:
+            self._watch(labels)
+            self._add_row(labels, images)
+        self._note.setVisible(not masks)
+        self.changed.emit()
 
     def _watch(self, labels: Labels) -> None:
         """Edits change the plan: another class, the first stroke."""
         if labels not in self._watched:
             self._watched.add(labels)
-            labels.events.data.connect(self._on_edited)
-            labels.events.paint.connect(self._on_edited)
+            for event in (labels.events.data, labels.events.paint):
+                event.connect(self._on_painted)
 
-    def _on_edited(self, event: Any = None) -> None:
+    def _on_painted(self, event: Any = None) -> None:
         self.changed.emit()
 
-    def _add_row(self, number: int, labels: Labels, images: list[Image]) -> None:
-        box, combo = QCheckBox(labels.name), QComboBox()
-        box.setToolTip(f"Train on the labels of “{labels.name}”")
+    def _add_row(self, labels: Labels, images: list[Image]) -> None:
+        row = _Row(labels, images)
         # A result of a model is no truth, unless the person says so.
-        box.setChecked(self._ticks.get(labels, not role_of(labels)) and bool(images))
-        box.setEnabled(bool(images))
-        box.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
-        combo.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
-        combo.setToolTip("The scan that these labels belong to")
-        combo.setAccessibleName(f"Scan of {labels.name}")
-        for image in images:
-            combo.addItem(f"on {image.name}")
-        if not images:
-            combo.addItem("no scan open")
-            combo.setEnabled(False)
+        row.box.setChecked(self._ticks.get(labels, not role_of(labels)) and bool(images))
         known = self._scans.get(labels)
         chosen = known() if known is not None else None
-        if not any(chosen is one for one in images):
-            chosen = _best_match(labels, images)
-        if chosen is not None:
-            combo.setCurrentIndex([one is chosen for one in images].index(True))
-        row = (labels, box, combo, images)
-        box.toggled.connect(lambda *_: self._on_changed(row))
-        combo.activated.connect(lambda *_: self._on_changed(row))
-        self.grid.addWidget(box, number, 0)
-        self.grid.addWidget(combo, number, 1)
+        row.choose(chosen if any(chosen is one for one in images) else _best_match(labels, images))
+        row.edited.connect(self._on_edited)
+        self._column.addWidget(row)
         self._rows.append(row)
 
-    def _on_changed(self, row: tuple[Labels, QCheckBox, QComboBox, list[Image]]) -> None:
-        labels, box, combo, images = row
-        self._ticks[labels] = box.isChecked()
-        if images:
-            self._scans[labels] = weakref.ref(images[combo.currentIndex()])
+    def _on_edited(self) -> None:
+        for row in self._rows:
+            labels, image = row.labels(), row.image
+            if labels is not None and image is not None:
+                self._ticks[labels] = row.box.isChecked()
+                self._scans[labels] = weakref.ref(image)
         self.changed.emit()
 
 

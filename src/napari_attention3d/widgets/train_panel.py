@@ -109,7 +109,7 @@ class TrainPanel(QWidget):
 
     def close_down(self) -> None:
         """Stop a training, which keeps its state; follow the viewer no longer."""
-        self.form.pairs.follow.detach()
+        self.form.pairs.stop()
         self.runner.stop()
 
     def showEvent(self, event: QShowEvent | None) -> None:
@@ -184,28 +184,23 @@ class TrainPanel(QWidget):
             return
         self.form.show_plan(["Looking at the scans …"])
         run = self._planning = self.runner.submit(partial(train_tasks.plan, wish), "plan")
-        run.returned.connect(partial(self._on_planned, run))
-        run.errored.connect(partial(self._on_not_planned, run))
+        run.returned.connect(self._on_planned)  # never from one that was cancelled
+        run.errored.connect(self._on_not_planned)
 
-    def _on_planned(self, run: Run, ahead: train_tasks.Ahead) -> None:
-        if run is not self._planning:
-            return
+    def _on_planned(self, ahead: train_tasks.Ahead) -> None:
         self._planning = None
         self.ahead = None if ahead.taken else ahead
         self.form.show_plan(ahead.lines, ahead.taken)
         self._update()
 
-    def _on_not_planned(self, run: Run, failure: JobFailure) -> None:
-        if run is not self._planning:
-            return
+    def _on_not_planned(self, failure: JobFailure) -> None:
         self._planning = None
         self.form.show_plan([], summarise(failure.error))
         self._update()
 
     def _update(self) -> None:
         button, training = self.form.start_button, self._run is not None
-        for widget in (self.runs.resume_button, self.runs.discard_button):
-            widget.setEnabled(not training)
+        self.runs.setVisible(not training and self.runs.run is not None)
         idle = "Start training" if self._ready else "Loading torch …"
         button.setText("Training …" if training else idle)
         button.setEnabled(self._ready and not training and self.ahead is not None)
@@ -221,6 +216,7 @@ class TrainPanel(QWidget):
     def resume(self, run: RunInfo) -> None:
         """Go on with a run that was stopped."""
         if self._run is None:
+            self.form.show_plan([f"Going on with “{run.config.title}”, from step {run.step}"])
             self._begin(partial(train_tasks.resume, run), run.output)
 
     def _begin(self, job: Any, output: Any) -> None:

@@ -186,7 +186,7 @@ def resume(run: RunInfo) -> Generator[Progress, None, TrainResult]:
 
     rows = RunFolder(run.output).read_log()
     earlier: list[Row] = [row for row in rows if row["step"] <= run.step]
-    yield Progress(run.step, run.steps, "Preparing training data", Points(earlier, first=True))
+    yield Progress(0, 0, "Preparing training data", Points(earlier, first=True))
     return (yield from _reported(train_job(run.config, run.output)))
 
 
@@ -210,8 +210,10 @@ def _reported(job: Generator[Progress, None, TrainResult]) -> Generator[Progress
                 if rows:
                     yield Progress(1, 1, "Saving the model", Points(rows))
                 return end.value
-            if step.metrics:
-                rows.append({"step": step.done, **step.metrics})
+            if not step.metrics:
+                yield Progress(0, 0, step.message)  # not to be counted in the time left
+                continue
+            rows.append({"step": step.done, **step.metrics})
             now = time.monotonic()
             if now - last < BETWEEN_REPORTS and "val_dice" not in step.metrics:
                 yield Progress(step.done, step.total, step.message)
