@@ -61,6 +61,9 @@ def test_maps_are_listed_by_group_and_other_layers_are_not(qtbot, viewer, sectio
         "How sure it is": ["Uncertainty"],
     }
     assert section.hint.isHidden()
+    tips = [item.toolTip(0) for item in section._items()]
+    assert ["faithful" in tip for tip in tips] == [True, True, True]
+    assert "merely pretty" in tips[1]
     viewer.layers.clear()
     qtbot.waitUntil(lambda: not section.entries)
     assert section.layer is None

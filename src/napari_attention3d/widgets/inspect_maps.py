@@ -25,12 +25,14 @@ from .inspect_look import (
     MapLayer,
     base_colormap,
     map_layers,
+    role_of,
     sample,
     set_threshold,
     threshold_of,
     thumbnail,
     value_at,
 )
+from .inspect_words import trust_words
 
 if TYPE_CHECKING:
     from napari.layers import Image, Layer
@@ -170,7 +172,7 @@ class MapsSection(QWidget):
         state = Qt.CheckState.Checked if layer.visible else Qt.CheckState.Unchecked
         item.setCheckState(0, state)
         item.setIcon(0, _icon(layer))
-        tip = f"{layer.name}\n{entry.meaning}" if entry.meaning else layer.name
+        tip = "\n".join(filter(None, (layer.name, entry.meaning, trust_words(role_of(layer)))))
         item.setToolTip(0, f"Out of date: {self._stale}\n{tip}" if stale else tip)
         item.setToolTip(1, "What its colours span, the same in every slice")
         for column in (1, 2):

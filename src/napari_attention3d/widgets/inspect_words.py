@@ -9,10 +9,40 @@ import numpy as np
 if TYPE_CHECKING:
     from .inspect_tasks import Asked
 
-__all__ = ["answer_text"]
+__all__ = ["answer_text", "trust_words"]
 
 _LITTLE = 0.05
 """Below this share of the features, what position attention adds hardly counts."""
+
+
+_TRUST = (
+    (
+        "attention:gate",
+        "On the built-in brain model, hiding what it marks hurts the mask about as much as hiding "
+        "the mask's own tissue: faithful, deep levels less so.",
+    ),
+    (
+        "attention:guided",
+        "On the built-in brain model, hardly better than chance: pretty rather than faithful.",
+    ),
+    ("asked", "The read-out tells how much this attention adds; near 0 it is merely pretty."),
+    ("request:", "Tells where to doubt the mask, not what it was drawn from."),
+    ("uncertainty", "Tells where to doubt the mask, not what it was drawn from."),
+)
+
+
+def trust_words(role: str) -> str:
+    """How far to believe a map, as measured (benchmarks/RESULTS.md, "Attention").
+
+    Parameters
+    ----------
+    role
+        Of its layer.
+    """
+    for head, words in _TRUST:
+        if role.startswith(head):
+            return f"{words} Test it on your scan: “Is it faithful?”."
+    return ""
 
 
 def answer_text(asked: Asked, scale: str = "") -> str:
