@@ -85,3 +85,29 @@ def test_a_full_disk_is_told_before_the_run(short_of_memory, monkeypatch):
     with pytest.raises(InputError, match="TMPDIR"):
         tasks_large._make_room(1000)
     assert not list(short_of_memory.iterdir())
+
+
+def test_on_the_disk_they_are_multiscale_so_that_3d_view_reads_little(tmp_path, viewer):
+    from types import SimpleNamespace
+
+    from napari_attention3d.volumes import Volume, write_volume
+    from napari_attention3d.widgets.layers import layer_to_volume
+    from napari_attention3d.widgets.results import LayerPlan, make_layer
+
+    array = np.random.default_rng(0).integers(0, 3, (300, 70, 20)).astype(np.uint8)
+    layer = viewer.add_image(dask.array.from_array(array, chunks=64), scale=(2, 1, 1))
+    source = layer_to_volume(layer)
+    mask = Volume(array, source.volume.geometry, metadata={"kind": "labels"})
+    written = write_volume(tmp_path / "labels.ome.zarr", mask)
+    labels = tasks_large._lazy(source.volume, written)
+    keywords = {**source.transform, "name": "mask", "colours": ["#000000", "#e69f00", "#56b4e9"]}
+    plan = LayerPlan("labels", "labels", source.show(labels.array), keywords)
+    other = LayerPlan("attention:gate", "image", np.zeros((3, 3, 3), np.float32), {})
+    result = SimpleNamespace(labels=labels, uncertainty=None)
+    kept, found = tasks_large.with_levels([other, plan], result, source)
+    assert kept is other
+    made = make_layer(found)
+    assert made.multiscale
+    assert made.data[-1].shape[0] < 300
+    np.testing.assert_array_equal(np.asarray(made.data[0]), array)
+    np.testing.assert_allclose(made.extent.world, layer.extent.world)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from ..progress import Progress
 from .layers import LayerSource
 from .results import LayerPlan, plan_layers, plan_preview
-from .tasks_large import is_large, segment_to_disk
+from .tasks_large import is_large, segment_to_disk, with_levels
 
 if TYPE_CHECKING:
     from ..models import Model, ModelInfo
@@ -154,4 +154,5 @@ def run_segmentation(
     else:
         result = yield from segment_job(source.volume, model, options, focus=focus)
     yield Progress(0, 0, "Preparing the layers …")
-    return Finished(result, plan_layers(result, source), source)
+    plans = plan_layers(result, source)
+    return Finished(result, with_levels(plans, result, source) if large else plans, source)

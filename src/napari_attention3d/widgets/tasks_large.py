@@ -17,13 +17,14 @@ import numpy as np
 from ..errors import InputError
 from ..progress import Progress
 from .layers import LayerSource
+from .results import LayerPlan
 
 if TYPE_CHECKING:
     from ..models import Model
     from ..session import Segmentation, SegmentOptions
     from ..volumes.volume import Volume
 
-__all__ = ["is_large", "result_bytes", "segment_to_disk"]
+__all__ = ["is_large", "result_bytes", "segment_to_disk", "with_levels"]
 
 _SHARE = 0.25
 """Results of a lazy scan may take this part of the free memory."""
@@ -119,4 +120,27 @@ def _lazy(volume: Volume, path: Path) -> Volume:
     from ..volumes import read_volume
 
     found: Any = read_volume(path).array
-    return volume.replace(array=found)
+    return volume.replace(array=found, source=path)
+
+
+def with_levels(
+    plans: Sequence[LayerPlan], result: Segmentation, source: LayerSource
+) -> list[LayerPlan]:
+    """Plans of which those on the disk are multiscale: the 3D view takes the coarsest level."""
+    from ..volumes.formats.ome_zarr import coarser_levels
+
+    found = []
+    for plan in plans:
+        volume = {"labels": result.labels, "uncertainty": result.uncertainty}.get(plan.role)
+        if (
+            volume is not None
+            and volume.source is not None
+            and not isinstance(plan.array, np.ndarray)
+            and volume.geometry.is_close(source.volume.geometry)
+        ):
+            coarser = [source.show(level) for level in coarser_levels(volume.source)]
+            keywords = {**plan.keywords, "multiscale": True}
+            if coarser:
+                plan = replace(plan, array=[plan.array, *coarser], keywords=keywords)
+        found.append(plan)
+    return found
