@@ -235,7 +235,7 @@ class ChannelSection(Section):
         self.ask(job, "switch a channel off", words, partial(self._effect, record))
 
     def _effect(self, record: RunRecord, effect: Effect) -> None:
-        show_change(self.runs.viewer, record, effect)
+        show_change(self.runs, record, effect)
         self.result_label.setText(effect_words(effect))
         self.runs.status.idle("Compared")
         self.changed.emit(effect)

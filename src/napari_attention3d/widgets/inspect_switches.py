@@ -124,7 +124,7 @@ class SwitchSection(Section):
             self.runs.status.idle("Force a level, then press “What changes?”")
 
     def _show(self, record: RunRecord, effect: Effect) -> None:
-        show_change(self.runs.viewer, record, effect)
+        show_change(self.runs, record, effect)
         self.result_label.setText(effect_words(effect))
         self.figures.show_table(effect.table, left_out=("label",))
         self.figures.setVisible(True)
@@ -132,15 +132,18 @@ class SwitchSection(Section):
         self.changed.emit(effect)
 
 
-def show_change(viewer: Any, record: RunRecord, effect: Effect) -> None:
-    """Show the voxels of the mask that changed, as a layer."""
+def show_change(runs: Runs, record: RunRecord, effect: Effect) -> None:
+    """Show the voxels of the mask that changed, as a layer; the mask itself as outlines."""
     from napari.utils.colormaps import DirectLabelColormap
 
     colours = {None: "transparent", 0: "transparent", **_COLOURS}
     model = record.card.name if record.card is not None else "model"
     features = {"index": list(range(4)), "name": list(_NAMES)}
+    mask = runs.mask_layer()
+    if mask is not None and not mask.contour:
+        mask.contour = 1  # its classes may have the same colours
     show_map(
-        viewer,
+        runs.viewer,
         record.source,
         effect.difference,
         "change",
