@@ -191,6 +191,11 @@ def recipe_of(provenance: Mapping[str, Any], *, measure: Measures | None = None)
         If it does not say which model made it, or says it in a form that is not ours.
     """
     model, options = provenance.get("model"), provenance.get("options")
+    if provenance.get("corrections"):
+        raise InputError(
+            "it was corrected by painting, which no recipe holds; correct a mask with the same "
+            "strokes by napari-attention3d refine"
+        )
     if not isinstance(model, Mapping) or not isinstance(options, Mapping):
         raise InputError(
             "it does not say which model made it, so it can't be made again; only results of "

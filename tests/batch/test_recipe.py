@@ -80,6 +80,8 @@ def test_a_results_own_recipe_gives_identical_labels(tmp_path, models_folder, to
 def test_what_no_model_made_has_no_recipe():
     with pytest.raises(InputError, match="which model made it"):
         recipe_of({"compared": ["a", "b"]})
+    with pytest.raises(InputError, match="corrected by painting"):
+        recipe_of({"model": {"name": "tiny"}, "corrections": {"strokes": 3}})
     broken = {"model": {"name": "tiny"}, "options": {"overlap": 7}}
     with pytest.raises(InputError, match="overlap"):
         recipe_of(broken)
