@@ -61,8 +61,8 @@ CASES = {
         (0, 1, 2, 3, 2, 2, 3, 2),
     ),
 }
-Start = tuple[Model, Any]
-"""A model and its probabilities (K, Z, Y, X) in the truth's classes."""
+Start = tuple[Model, Any, list[str]]
+"""A model, its probabilities (K, Z, Y, X) in the truth's classes, and their names."""
 BUDGET = {2: 32, 9: 89}
 """Strokes by number of classes; 10 per class otherwise."""
 
@@ -71,9 +71,8 @@ class Loop:
     """The package's own loop, without a window."""
 
     def __init__(self, scan: Volume, classes: int, threads: int, start: Start | None) -> None:
-        names = [f"class {i}" for i in range(classes)]
         self.first_change = 0.0
-        model, shares = start or (None, None)
+        model, shares, names = start or (None, None, [f"class {i}" for i in range(classes)])
         self.session = CorrectionSession(
             scan, names, probabilities=shares, model=model, threads=threads
         )
@@ -172,7 +171,10 @@ def start_from(case: Case, scan: Volume, classes: int) -> Start | None:
     joined = np.zeros((classes, *found.shape[1:]), found.dtype)
     for source, target in enumerate(merge):
         joined[target] += found[source]
-    return model, joined
+    # a class is named as the first of those it joins, whose part of the head it then keeps
+    known = model.card.class_names
+    names = [known[merge.index(k)] if k in merge else f"class {k}" for k in range(classes)]
+    return model, joined, names
 
 
 def run_case(name: str, case: Case, args: Any, book: Any) -> None:

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from napari_attention3d.correction import session as session_module
-from napari_attention3d.correction.learn import learn_job
+from napari_attention3d.correction.learn import Learned, Previous, learn_job
 from napari_attention3d.correction.refine import RefineOptions
+from napari_attention3d.correction.refine_round import _guard
 from napari_attention3d.correction.session import CorrectionSession
 from napari_attention3d.errors import InputError, OutOfMemory
 from napari_attention3d.models.store import load_model
@@ -121,3 +122,26 @@ def test_cancelled_training_changes_nothing(session):
     job.close()
     assert session.current == 0
     assert not session.has_network
+
+
+def test_a_network_that_forgets_a_class_is_lost_unless_strokes_say_it_is_better():
+    before = np.zeros((3, 4, 10, 10), np.float32)
+    before[0] = 1
+    before[:, 1, :5], before[1, 1, :5] = 0, 1  # 50 voxels of class 1
+    before[:, 2, :5], before[2, 2, :5] = 0, 1
+    after = before.copy()
+    after[:, 2, :5], after[0, 2, :5] = 0, 1  # one class of three is gone, 12 % of the voxels
+
+    def told(score=None, was=None, new=after):
+        result = Learned(new[0], Previous(new, 20), new, 20, 1.0, score=score, before=was)
+        _guard(result, before)
+        return result
+
+    assert told().lost
+    assert "33%" in told(0.9, 0.9).warnings[0]
+    assert not told(0.95, 0.9).lost
+    assert not told(new=before).lost
+    unsure = np.full_like(before, 1 / 3)
+    result = Learned(after[0], Previous(after, 20), after, 20, 1.0)
+    _guard(result, unsure)
+    assert not result.lost

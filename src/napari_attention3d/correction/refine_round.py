@@ -13,13 +13,16 @@ from ..progress import Job
 from ..volumes.volume import Volume
 from .fast_head import FastHead
 from .grid import WorkGrid
-from .learn import Learned, NetworkState, learn_job
+from .learn import CONFIDENT, TOLERANCE, Learned, NetworkState, learn_job
 from .predict import predict_job
 from .refine import RefineOptions, refine_job
 from .rounds import Round
 from .strokes import Painted
 
 __all__ = ["refine_round_job"]
+
+MOVED = 0.25
+"""Share of certain voxels, mean over the classes, that a trained network may change."""
 
 
 def refine_round_job(
@@ -57,7 +60,9 @@ def refine_round_job(
     Returns
     -------
     Learned
-        With the new network. ``lost`` tells whether it looks worse than the current round.
+        With the new network. ``lost`` tells whether it looks worse than the current round:
+        on held-back strokes, or because it changes much of what was certain without being
+        better on these. A few strokes can't tell that a network forgot the rest.
     """
     begin = time.perf_counter()
     teacher = _teacher(before, grid)
@@ -73,8 +78,33 @@ def refine_round_job(
     result.kind, result.losses, result.reason = "network", refined.losses, refined.reason
     result.network = NetworkState(weights, shares.astype(np.float16))
     result.warnings += refined.warnings
+    _guard(result, head.prior if before.state is None else before.state.probabilities)
     result.seconds = time.perf_counter() - begin
     return result
+
+
+def _guard(result: Learned, before: npt.NDArray[np.float32] | None) -> None:
+    """Call a result lost that changed much of what was certain and is not better for it."""
+    if before is None:
+        return
+    moved = _moved(before, result.state.probabilities)
+    better = None not in (result.score, result.before) and (
+        (result.score or 0.0) > (result.before or 0.0) + TOLERANCE
+    )
+    if moved > MOVED and not better and not result.lost:
+        result.lost = True
+        result.warnings.append(
+            f"the trained network changed {moved:.0%} of what was certain in a class (mean over "
+            "the classes); paint more strokes, train longer, or go on without it"
+        )
+
+
+def _moved(before: npt.NDArray[np.float32], after: npt.NDArray[np.float32]) -> float:
+    """Share of certain voxels whose class changed, mean over the classes (K, z, y, x)."""
+    old, changed = before.argmax(0), before.argmax(0) != after.argmax(0)
+    sure = before.max(0) > CONFIDENT
+    shares = [changed[of].mean() for k in range(len(before)) if (of := sure & (old == k)).any()]
+    return float(np.mean(shares)) if shares else 0.0
 
 
 def _teacher(before: Round, grid: WorkGrid) -> npt.NDArray[Any] | None:
