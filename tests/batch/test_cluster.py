@@ -82,9 +82,10 @@ def test_a_large_scan_is_shared_and_its_mask_is_the_same(tmp_path, models_folder
     job = run_on_cluster(cluster.scheduler_address, [plan], model, recipe, large=1000)
     (outcome,) = _told(job, steps)
     assert outcome.status == "done", outcome.error
-    assert outcome.provenance["parts"] == 4  # of 64 planes, as the chunks are
+    parts = outcome.provenance["parts"]
+    assert 2 <= parts <= 4  # of 64 planes or a multiple, as the chunks are
     assert outcome.provenance["options"]["region"] is None
-    assert any("of 4 parts" in step for step in steps)
+    assert any(f"of {parts} parts" in step for step in steps)
     np.testing.assert_array_equal(labels_of(plan.labels), labels_of(whole.labels))
     np.testing.assert_allclose(
         labels_of(plan.beside("uncertainty")), labels_of(whole.beside("uncertainty")), atol=1e-5

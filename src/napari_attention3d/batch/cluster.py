@@ -28,7 +28,7 @@ __all__ = ["Cluster", "connected", "run_on_cluster"]
 _LARGE = 2**28
 """An OME-Zarr of more voxels is cut into parts that the workers share."""
 _PAUSE = 0.2  # s, between looks at what is done
-_TIMEOUT = 10  # s, for the scheduler to answer
+_TIMEOUT = 30  # s, for the scheduler to answer
 
 
 def run_on_cluster(
