@@ -17,7 +17,7 @@ class Entropy:
 
     name = "entropy"
     passes = 1
-    colormap = "viridis"
+    colormap = "inferno"
 
     def missing(self, network: SegmentationNetwork) -> str:
         """Every network has probabilities."""

@@ -25,7 +25,7 @@ class FlipSpread:
 
     name = "flip-spread"
     passes = 1 + len(FLIPS)
-    colormap = "viridis"
+    colormap = "inferno"
 
     def missing(self, network: SegmentationNetwork) -> str:
         """Every network can be given a mirrored scan."""

@@ -14,7 +14,7 @@ from qtpy.QtWidgets import QComboBox, QPushButton, QSizePolicy, QToolTip, QWidge
 
 from . import inspect_jobs
 from .inspect_runs import Runs
-from .inspect_section import Section, show_map
+from .inspect_section import Section, outline_mask, show_map
 from .inspect_switches import effect_words, show_change
 
 if TYPE_CHECKING:
@@ -200,6 +200,7 @@ class ChannelSection(Section):
         bench = self.bench
         if bench is None or self._of is None:
             return
+        outline_mask(self.runs)
         volume = bench.found.feature(bench.replay, column)
         low, high = (float(v) for v in np.percentile(volume.array, (0.5, 99.5)))
         show_map(
@@ -208,9 +209,10 @@ class ChannelSection(Section):
             volume,
             "feature",
             f"{bench.replay.model.card.name} · channel feature",
-            colormap="viridis",
+            colormap="inferno",
             blending="additive",
-            opacity=0.6,
+            interpolation2d="linear",
+            opacity=0.7,
             contrast_limits=(low, high if high > low else low + 1),
         )
         value = bench.found.matrix[row, column]

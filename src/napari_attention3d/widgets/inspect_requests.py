@@ -105,6 +105,7 @@ class RequestSection(Section):
             colormap=kind_named(about["name"]).colormap,
             contrast_limits=display_range(volume.array, tuple(about["value_range"])),
             blending="additive",
+            interpolation2d="linear",
             opacity=0.6,
         )
         self.runs.status.idle("Computed")

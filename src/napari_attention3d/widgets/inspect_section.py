@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ..volumes.volume import Volume
     from .inspect_tasks import RunRecord
 
-__all__ = ["Section", "fit_dock", "onto_scan", "show_map"]
+__all__ = ["Section", "fit_dock", "onto_scan", "outline_mask", "show_map"]
 
 
 def fit_dock(widget: QWidget) -> None:
@@ -92,6 +92,13 @@ def onto_scan(layer: Layer, scan: LayerSource) -> Volume:
     true = scan.volume.geometry.reorient(scan.turn)
     affine = true.affine @ np.linalg.inv(scan.shown.affine) @ seen.geometry.affine
     return seen.replace(geometry=Geometry(seen.geometry.shape, affine, true.unit))
+
+
+def outline_mask(runs: Runs) -> None:
+    """Show the mask as outlines, so that what is laid on it can be seen."""
+    mask = runs.mask_layer()
+    if mask is not None and not mask.contour:
+        mask.contour = 1
 
 
 def show_map(

@@ -11,7 +11,7 @@ from qtpy.QtWidgets import QComboBox, QFormLayout, QPushButton
 
 from . import inspect_jobs
 from .inspect_runs import Runs
-from .inspect_section import Section, fit_dock, show_map
+from .inspect_section import Section, fit_dock, outline_mask, show_map
 from .measure_table import FiguresTable
 
 if TYPE_CHECKING:
@@ -139,9 +139,7 @@ def show_change(runs: Runs, record: RunRecord, effect: Effect) -> None:
     colours = {None: "transparent", 0: "transparent", **_COLOURS}
     model = record.card.name if record.card is not None else "model"
     features = {"index": list(range(4)), "name": list(_NAMES)}
-    mask = runs.mask_layer()
-    if mask is not None and not mask.contour:
-        mask.contour = 1  # its classes may have the same colours
+    outline_mask(runs)  # its classes may have the same colours
     show_map(
         runs.viewer,
         record.source,
