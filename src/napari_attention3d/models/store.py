@@ -101,7 +101,9 @@ def list_models(*, user_folder: Path | None = None) -> list[ModelInfo]:
     """
     found = []
     for folder, built_in in ((BUILT_IN, True), (user_folder or user_models_folder(), False)):
-        infos = [_info(path, built_in) for path in sorted(folder.glob(f"*{SUFFIX}"))]
+        # A hidden file is one that was being written when its writer was killed.
+        paths = [p for p in sorted(folder.glob(f"*{SUFFIX}")) if not p.name.startswith(".")]
+        infos = [_info(path, built_in) for path in paths]
         found += sorted(infos, key=lambda info: info.name)
     return found
 

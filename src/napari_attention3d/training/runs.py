@@ -68,7 +68,7 @@ class RunFolder:
         self._progress = self.path / "progress.json"
 
     def make(self) -> None:
-        """Make the folder.
+        """Make the folder, and take away what a killed run left half-written.
 
         Raises
         ------
@@ -77,6 +77,9 @@ class RunFolder:
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            for remains in self.path.glob(".na3d-*"):  # of a run that was killed while writing
+                if remains.is_file():
+                    remains.unlink(missing_ok=True)
         except OSError as error:
             raise OutputError(f"can't write to {self.path.parent}: {error.strerror}") from error
 

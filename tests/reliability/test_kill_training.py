@@ -1,0 +1,44 @@
+"""A training run that is killed loses nothing that was saved; a few kills here, 50 in `long`."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "kill_training.py"
+
+
+@pytest.fixture
+def script():
+    spec = importlib.util.spec_from_file_location("kill_training", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(autouse=True)
+def _environment(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # put back after the script has set it
+
+
+@pytest.mark.parametrize("kills", [3, pytest.param(50, marks=pytest.mark.long)])
+def test_a_killed_run_goes_on_as_if_nothing_had_happened(script, tmp_path, kills):
+    found = script.kill_often(tmp_path, kills, seed=kills)
+    assert found["kills"] == kills
+    assert found["largest_difference_of_the_loss"] < 1e-3
+
+
+def test_what_was_half_written_is_neither_listed_nor_kept(tmp_path):
+    from napari_attention3d.models import list_models
+    from napari_attention3d.training.runs import RunFolder
+
+    (tmp_path / ".na3d-0123.safetensors").write_bytes(b"half a mod")
+    files = RunFolder(tmp_path / "a.safetensors")
+    files.make()
+    (files.path / ".na3d-4567.pt").write_bytes(b"half a check")
+    (files.path / "log.csv").write_text("kept")
+    files.make()
+    assert [p.name for p in files.path.iterdir()] == ["log.csv"]
+    assert not [info for info in list_models(user_folder=tmp_path) if not info.built_in]
