@@ -21,7 +21,7 @@ from .strokes import Painted
 
 __all__ = ["refine_round_job"]
 
-MOVED = 0.25
+MOVED = 0.1
 """Share of certain voxels, mean over the classes, that a trained network may change."""
 
 
