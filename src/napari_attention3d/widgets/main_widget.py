@@ -17,6 +17,7 @@ from qtpy.QtWidgets import (
 )
 
 from .batch_panel import BatchPanel
+from .correct_panel import CorrectPanel
 from .inspect_panel import InspectPanel
 from .layer_chooser import LayerChooser
 from .measure_panel import MeasurePanel
@@ -53,6 +54,11 @@ class Attention3DWidget(QWidget):
         self.tabs = QTabWidget()
         self.tabs.setUsesScrollButtons(False)
         self.tabs.addTab(_scrolling(self.segment), "Segment")
+        self.correct = CorrectPanel(
+            napari_viewer, self.runner, self.chooser, self.status, self.segment.shelf
+        )
+        self.correct.model_saved.connect(self.segment.start)
+        self.tabs.addTab(_scrolling(self.correct), "Correct")
         self.inspect = InspectPanel(
             napari_viewer, self.runner, self.chooser, self.status, self.segment
         )
@@ -90,6 +96,7 @@ class Attention3DWidget(QWidget):
         if not getattr(self, "_open", False):
             return
         self._open = False
+        self.correct.close_down()
         self.inspect.close_down()
         self.measure.close_down()
         self.train.close_down()
@@ -103,6 +110,7 @@ class Attention3DWidget(QWidget):
         self._open = True
         self.chooser.attach()
         self.segment.start()
+        self.correct.start()
         self.inspect.start()
         self.measure.start()
         self.train.start()
