@@ -17,7 +17,6 @@ from qtpy.QtWidgets import (
     QMenu,
     QPushButton,
     QSpinBox,
-    QToolButton,
     QVBoxLayout,
     QWidget,
 )
@@ -102,13 +101,10 @@ class SessionForm(QWidget):
 
     def _build_rest(self) -> None:
         self.next_button = QPushButton("Next place to check")
-        self.approve_button = QToolButton()
-        self.approve_button.setText("Approve")
+        self.approve_button = QPushButton("Approve")
         self.approve_button.setToolTip(
             "What you approve stays as it is, whatever is learned; only a stroke changes it"
         )
-        self.approve_button.setPopupMode(QToolButton.ToolButtonPopupMode.InstantPopup)
-        self.approve_button.setMinimumHeight(self.next_button.sizeHint().height())
         menu = QMenu(self.approve_button)
         for key, text in APPROVE.items():
             menu.addAction(text, partial(self.approve_clicked.emit, key))

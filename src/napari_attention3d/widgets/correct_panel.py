@@ -317,9 +317,8 @@ class CorrectPanel(QWidget):
     def _on_learned(self, learned: Learned) -> None:
         assert self.link is not None
         made = self.link.apply(learned)
-        words = [
-            f"Learned from {learned.strokes} stroke{'s' * (learned.strokes != 1)} in {learned.seconds:.1f} s"
-        ]
+        many = "s" * (learned.strokes != 1)
+        words = [f"Learned from {learned.strokes} stroke{many} in {learned.seconds:.1f} s"]
         if made is None:
             words = ["The trained network measured worse, so all is left as it was"]
         warnings = learned.warnings if made is None else made.record.warnings

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["RoundsView"]
 
-_HEADINGS = ("Round", "Strokes", "Held back", "Changed", "Time")
+_HEADINGS = ("Round", "Strokes", "Held", "Changed", "Time")
 _TIPS = (
     "Click a round to go back to it: mask and network together. Your strokes stay",
     "Strokes it learned from",
