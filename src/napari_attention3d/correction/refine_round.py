@@ -13,7 +13,7 @@ from ..progress import Job
 from ..volumes.volume import Volume
 from .fast_head import FastHead
 from .grid import WorkGrid
-from .learn import CONFIDENT, TOLERANCE, Learned, NetworkState, learn_job
+from .learn import CONFIDENT, Learned, NetworkState, learn_job
 from .predict import predict_job
 from .refine import RefineOptions, refine_job
 from .rounds import Round
@@ -61,8 +61,8 @@ def refine_round_job(
     -------
     Learned
         With the new network. ``lost`` tells whether it looks worse than the current round:
-        on held-back strokes, or because it changes much of what was certain without being
-        better on these. A few strokes can't tell that a network forgot the rest.
+        on held-back strokes, or because it changes much of what was certain. A few strokes,
+        painted where the mask was wrong, can't tell that a network forgot the rest.
     """
     begin = time.perf_counter()
     teacher = _teacher(before, grid)
@@ -78,20 +78,16 @@ def refine_round_job(
     result.kind, result.losses, result.reason = "network", refined.losses, refined.reason
     result.network = NetworkState(weights, shares.astype(np.float16))
     result.warnings += refined.warnings
-    _guard(result, head.prior if before.state is None else before.state.probabilities)
+    if before.state is not None:
+        _guard(result, before.state.probabilities)
     result.seconds = time.perf_counter() - begin
     return result
 
 
-def _guard(result: Learned, before: npt.NDArray[np.float32] | None) -> None:
-    """Call a result lost that changed much of what was certain and is not better for it."""
-    if before is None:
-        return
+def _guard(result: Learned, before: npt.NDArray[np.float32]) -> None:
+    """Call a result lost that changed much of what was certain (K, z, y, x) before."""
     moved = _moved(before, result.state.probabilities)
-    better = None not in (result.score, result.before) and (
-        (result.score or 0.0) > (result.before or 0.0) + TOLERANCE
-    )
-    if moved > MOVED and not better and not result.lost:
+    if moved > MOVED and not result.lost:
         result.lost = True
         result.warnings.append(
             f"the trained network changed {moved:.0%} of what was certain in a class (mean over "
