@@ -23,7 +23,7 @@ _TRUST = (
     ),
     (
         "attention:guided",
-        "On the built-in brain model, hardly better than chance: pretty rather than faithful.",
+        "On the built-in brain model, no better than chance: pretty rather than faithful.",
     ),
     ("asked", "The read-out tells how much this attention adds; near 0 it is merely pretty."),
     ("request:", "Tells where to doubt the mask, not what it was drawn from."),
