@@ -8,6 +8,7 @@ import pytest
 from napari_attention3d.errors import InputError
 from napari_attention3d.training.cases import CaseFacts, DataFacts, TrainingCase
 from napari_attention3d.training.planned import class_values, model_name, plan_job
+from napari_attention3d.training.planning import PRESETS
 from napari_attention3d.volumes import Volume
 
 MEMORY = 4 * 10**9
@@ -75,6 +76,7 @@ def test_a_plan_is_written_down():
     assert config.data.values == (0, 3)
     assert config.data.flip == (False, False, False)
     assert config.schedule.steps == 7
+    assert config.schedule.learning_rate == PRESETS["quick"].learning_rate
     assert config.schedule.patch_sizes == (plan.patch_size,)
     assert config.unit == "um"
     assert config.orientation is None

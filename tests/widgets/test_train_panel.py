@@ -310,3 +310,31 @@ def test_running_out_of_memory_is_said_and_the_tab_goes_on(qtbot, panel, layers,
 
 def _quietly(failure):
     return str(failure.error)
+
+
+def test_in_a_real_window_the_model_comes_into_the_segment_tabs_list(
+    make_napari_viewer, qtbot, models
+):
+    viewer = make_napari_viewer()
+    _, dock = viewer.window.add_plugin_dock_widget("napari-attention3d", "Attention 3D")
+    qtbot.waitUntil(lambda: dock.segment.is_ready, timeout=60_000)
+    viewer.add_image(scan_of(truth()), name="scan", **PLACE)
+    viewer.add_labels(truth(), name="cells", **PLACE)
+    panel = dock.train
+    plan(qtbot, panel)
+    assert panel.form.pairs.pairs == [(viewer.layers["scan"], viewer.layers["cells"])]
+    viewer.layers["cells"].selected_label = 2
+    viewer.layers["cells"].paint((8, 2, 2), 2)  # a class more: the plan follows
+    assert "class 2" in plan(qtbot, panel)
+    panel.train()
+    to_the_end(qtbot, panel)
+    combo = dock.segment.form.model_combo
+
+    def listed():
+        return combo.findData(str(models / "my-model.safetensors")) >= 0
+
+    qtbot.waitUntil(listed, timeout=60_000)
+    qtbot.waitUntil(lambda: panel.has_planned, timeout=60_000)
+    viewer.window.remove_dock_widget(dock)
+    assert panel.runner.join()
+    assert dock.runner.join()

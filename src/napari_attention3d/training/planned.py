@@ -17,7 +17,7 @@ from ..progress import Job
 from .cases import CaseSource, DataFacts, survey_job
 from .config import TrainConfig
 from .folders import TrainingFolder
-from .planning import STANDARD_NETWORK, Plan, plan_training
+from .planning import PRESETS, STANDARD_NETWORK, Plan, plan_training
 
 __all__ = ["class_values", "folder_settings", "model_name", "plan_job", "planned_config"]
 
@@ -191,6 +191,7 @@ def planned_config(
                 "steps": steps,
                 "patch_sizes": [plan.patch_size],
                 "batch_size": plan.batch_size,
+                "learning_rate": PRESETS[plan.preset].learning_rate,
                 "validate_every": max(1, steps // 20),
                 "checkpoint_every": max(1, min(100, steps // 10)),
                 "device": device,

@@ -59,6 +59,8 @@ class Preset:
         Length of the training.
     size
         Named size of the other networks.
+    learning_rate
+        Highest; a short training needs larger steps.
     """
 
     title: str
@@ -69,11 +71,12 @@ class Preset:
     step_voxels: int
     steps: int
     size: str
+    learning_rate: float = 1e-3
 
 
 PRESETS: dict[str, Preset] = {
     "quick": Preset(
-        "Quick", "A small network; minutes on a CPU", 8, 5, 48**3, 2 * 48**3, 500, "small"
+        "Quick", "A small network; minutes on a CPU", 8, 5, 48**3, 2 * 48**3, 500, "small", 4e-3
     ),
     "standard": Preset(
         "Standard",
