@@ -69,7 +69,7 @@ def layers(viewer):
 def plan(qtbot, panel):
     if not panel.is_ready:
         panel.look_around()
-    qtbot.waitUntil(lambda: panel.has_planned, timeout=60_000)
+    qtbot.waitUntil(lambda: panel.has_planned, timeout=180_000)
     return panel.form.plan_label.text()
 
 
@@ -78,7 +78,7 @@ def click(qtbot, button):
 
 
 def to_the_end(qtbot, panel):
-    qtbot.waitUntil(lambda: not panel.is_training, timeout=120_000)
+    qtbot.waitUntil(lambda: not panel.is_training, timeout=240_000)
 
 
 def hold(monkeypatch, until):
@@ -113,7 +113,7 @@ def test_what_is_planned_is_said_before_it_begins(qtbot, panel, layers):
 def test_a_model_comes_out_of_open_layers_and_finds_them_again(qtbot, panel, layers, models):
     panel.form.name_edit.setText("My Cells")
     plan(qtbot, panel)
-    with qtbot.waitSignal(panel.trained, timeout=120_000) as told:
+    with qtbot.waitSignal(panel.trained, timeout=240_000) as told:
         click(qtbot, panel.form.start_button)
         assert panel.is_training
         assert not panel.form.start_button.isEnabled()
@@ -138,7 +138,7 @@ def test_stopping_keeps_the_model_and_resume_goes_on_without_the_layers(
     hold(monkeypatch, until)
     plan(qtbot, panel)
     click(qtbot, panel.form.start_button)
-    qtbot.waitUntil(lambda: len(panel.curves.points("loss")) >= 1, timeout=120_000)
+    qtbot.waitUntil(lambda: len(panel.curves.points("loss")) >= 1, timeout=240_000)
     click(qtbot, panel.progress.cancel_button)
     until.set()
     to_the_end(qtbot, panel)
@@ -147,7 +147,7 @@ def test_stopping_keeps_the_model_and_resume_goes_on_without_the_layers(
     assert load_model(model).card.title == "my-model"
     begun = RunFolder(model).info()
     assert 1 <= begun.step < 6
-    qtbot.waitUntil(lambda: panel.runs.run is not None, timeout=60_000)
+    qtbot.waitUntil(lambda: panel.runs.run is not None, timeout=180_000)
     assert "begun earlier" in plan(qtbot, panel)
     viewer.layers.clear()
     before = panel.curves.points("loss")
@@ -157,7 +157,7 @@ def test_stopping_keeps_the_model_and_resume_goes_on_without_the_layers(
     assert [step for step, _ in after] == [1, 2, 3, 4, 5, 6]
     assert np.allclose(after[: len(before)], before, rtol=1e-4)  # the log has six digits
     assert RunFolder(model).info().finished
-    qtbot.waitUntil(lambda: panel.runs.run is None, timeout=60_000)
+    qtbot.waitUntil(lambda: panel.runs.run is None, timeout=180_000)
 
 
 def test_a_stopped_training_can_be_discarded(qtbot, panel, layers, models, monkeypatch):
@@ -167,17 +167,17 @@ def test_a_stopped_training_can_be_discarded(qtbot, panel, layers, models, monke
     hold(monkeypatch, until)
     plan(qtbot, panel)
     click(qtbot, panel.form.start_button)
-    qtbot.waitUntil(lambda: len(panel.curves.points("loss")) >= 1, timeout=120_000)
+    qtbot.waitUntil(lambda: len(panel.curves.points("loss")) >= 1, timeout=240_000)
     panel.stop()
     until.set()
     to_the_end(qtbot, panel)
-    qtbot.waitUntil(lambda: panel.runs.run is not None, timeout=60_000)
+    qtbot.waitUntil(lambda: panel.runs.run is not None, timeout=180_000)
     answers = iter([QMessageBox.StandardButton.No, QMessageBox.StandardButton.Yes])
     monkeypatch.setattr(QMessageBox, "question", lambda *_: next(answers))
     click(qtbot, panel.runs.discard_button)
     assert panel.runs.run is not None
     click(qtbot, panel.runs.discard_button)
-    qtbot.waitUntil(lambda: panel.runs.run is None, timeout=60_000)
+    qtbot.waitUntil(lambda: panel.runs.run is None, timeout=180_000)
     assert not (models / "my-model.run").exists()
     assert (models / "my-model.safetensors").exists()
 
@@ -317,7 +317,7 @@ def test_in_a_real_window_the_model_comes_into_the_segment_tabs_list(
 ):
     viewer = make_napari_viewer()
     _, dock = viewer.window.add_plugin_dock_widget("napari-attention3d", "Attention 3D")
-    qtbot.waitUntil(lambda: dock.segment.is_ready, timeout=60_000)
+    qtbot.waitUntil(lambda: dock.segment.is_ready, timeout=180_000)
     viewer.add_image(scan_of(truth()), name="scan", **PLACE)
     viewer.add_labels(truth(), name="cells", **PLACE)
     panel = dock.train
@@ -333,8 +333,8 @@ def test_in_a_real_window_the_model_comes_into_the_segment_tabs_list(
     def listed():
         return combo.findData(str(models / "my-model.safetensors")) >= 0
 
-    qtbot.waitUntil(listed, timeout=60_000)
-    qtbot.waitUntil(lambda: panel.has_planned, timeout=60_000)
+    qtbot.waitUntil(listed, timeout=180_000)
+    qtbot.waitUntil(lambda: panel.has_planned, timeout=180_000)
     viewer.window.remove_dock_widget(dock)
     assert panel.runner.join()
     assert dock.runner.join()
