@@ -83,6 +83,8 @@ class CorrectionLayers(QObject):
                 continue
             self._let_go(layer)
             setattr(self, name, self._make(name, array))
+            if name == "strokes":
+                self.activate()
             if problem:
                 notes.append(problem)
         return notes
@@ -122,7 +124,6 @@ class CorrectionLayers(QObject):
             layer.events.paint.connect(self._on_paint)
             layer.events.selected_label.connect(self._on_selected)
             self._history = _history(layer)
-            self.activate()
         return layer
 
     def _mask_layer(self, shown: Array) -> Labels:
