@@ -176,7 +176,8 @@ def train(ahead: Ahead) -> Generator[Progress, None, TrainResult]:
         cases = tuple((yield from kept_cases_job(cases, files.path / "data")))
         where = {name: files.path / "data" / name for name in ("images", "labels")}
         config = config.model_copy(update={"data": config.data.model_copy(update=where)})
-    return (yield from _reported(train_job(config, ahead.output, cases=cases)))
+    result: TrainResult = yield from _reported(train_job(config, ahead.output, cases=cases))
+    return result
 
 
 def resume(run: RunInfo) -> Generator[Progress, None, TrainResult]:
@@ -187,7 +188,8 @@ def resume(run: RunInfo) -> Generator[Progress, None, TrainResult]:
     rows = RunFolder(run.output).read_log()
     earlier: list[Row] = [row for row in rows if row["step"] <= run.step]
     yield Progress(0, 0, "Preparing training data", Points(earlier, first=True))
-    return (yield from _reported(train_job(run.config, run.output)))
+    result: TrainResult = yield from _reported(train_job(run.config, run.output))
+    return result
 
 
 def discard(run: RunInfo) -> list[RunInfo]:
