@@ -200,6 +200,7 @@ class StartForm(QWidget):
         text = ", ".join(names[1:]) if names else self._typed
         if text != self.classes_edit.text():
             self.classes_edit.setText(text)
+            self.classes_edit.setCursorPosition(0)
         self.start_combo.setToolTip(self.start_combo.currentText())
         self.changed.emit()
 
