@@ -6,6 +6,8 @@ PIP_ARGS ?=
 TEST_ARGS ?=
 DEMO_ARGS ?=
 BENCH_ARGS ?=
+# Tests compute on small volumes: more threads only wait for each other.
+OMP_NUM_THREADS ?= 1
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
@@ -21,10 +23,10 @@ demo: $(VENV)/.installed-all system-libs  ## segment a real brain scan and show 
 	$(BIN)/napari-attention3d demo $(DEMO_ARGS)
 
 test: $(VENV)/.installed-dev system-libs  ## run the tests
-	$(SCREEN) $(BIN)/python -m pytest -m "not long" $(TEST_ARGS)
+	OMP_NUM_THREADS=$(OMP_NUM_THREADS) $(SCREEN) $(BIN)/python -m pytest -m "not long" $(TEST_ARGS)
 
 test-long: $(VENV)/.installed-dev system-libs  ## run the tests that take minutes
-	$(SCREEN) $(BIN)/python -m pytest -m long $(TEST_ARGS)
+	OMP_NUM_THREADS=$(OMP_NUM_THREADS) $(SCREEN) $(BIN)/python -m pytest -m long $(TEST_ARGS)
 
 check: $(VENV)/.installed-dev  ## style, types, who imports whom, the manifest
 	$(BIN)/ruff check .

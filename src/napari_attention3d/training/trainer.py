@@ -245,15 +245,17 @@ class Trainer:
         return float(loss.detach()), float(norm)
 
     def _afterwards(self, metrics: dict[str, float]) -> dict[str, float]:
-        """Validate, save and log, as it is due."""
+        """Validate, log and save, as it is due."""
         s, found = self.config.schedule, {}
         if self.step % s.validate_every == 0 or self.is_done:
             found = self.validate()
-        if self.step % s.checkpoint_every == 0 or self.is_done:
-            self.save_state()
         row = {k: f"{v:.6g}" for k, v in (metrics | found).items()}
         row |= {"step": str(self.step), "seconds": f"{self.seconds:.1f}"}
+        # First the log: of lines beyond the checkpoint resuming takes out what is too much, but a
+        # step that only the checkpoint knows would be missing in it for good.
         self.files.add_to_log(self.card.class_names, row)
+        if self.step % s.checkpoint_every == 0 or self.is_done:
+            self.save_state()
         return found
 
     def _done(self) -> tuple[int, int]:
