@@ -22,7 +22,7 @@ from .strokes import Painted
 __all__ = ["refine_round_job"]
 
 MOVED = 0.1
-"""Share of certain voxels, mean over the classes, that a trained network may change."""
+"""How far a trained network may go from what was certain: 1 - Dice, mean over the classes."""
 
 
 def refine_round_job(
@@ -85,22 +85,33 @@ def refine_round_job(
 
 
 def _guard(result: Learned, before: npt.NDArray[np.float32]) -> None:
-    """Call a result lost that changed much of what was certain (K, z, y, x) before."""
+    """Call a result lost that differs much from what was certain (K, z, y, x) before."""
     moved = _moved(before, result.state.probabilities)
     if moved > MOVED and not result.lost:
         result.lost = True
         result.warnings.append(
-            f"the trained network changed {moved:.0%} of what was certain in a class (mean over "
-            "the classes); paint more strokes, train longer, or go on without it"
+            f"the trained network differs by {moved:.0%} (1 - Dice) from what was certain; paint "
+            "more strokes, train longer, or go on without it"
         )
 
 
 def _moved(before: npt.NDArray[np.float32], after: npt.NDArray[np.float32]) -> float:
-    """Share of certain voxels whose class changed, mean over the classes (K, z, y, x)."""
-    old, changed = before.argmax(0), before.argmax(0) != after.argmax(0)
-    sure = before.max(0) > CONFIDENT
-    shares = [changed[of].mean() for k in range(len(before)) if (of := sure & (old == k)).any()]
-    return float(np.mean(shares)) if shares else 0.0
+    """1 - Dice of before and after among certain voxels, mean over the classes (K, z, y, x).
+
+    Dice and not a share of voxels: a small class that spreads into a large one changes few of
+    either's voxels, and is still ruined. A class of which nothing is certain yet counts whole.
+    """
+    sure, old, new = before.max(0) > CONFIDENT, before.argmax(0), after.argmax(0)
+    if not sure.any():
+        return 0.0
+    shares = []
+    for k in range(len(before)):
+        was, now = old == k, new == k
+        if (was & sure).any():
+            was, now = was & sure, now & sure
+        if was.any():
+            shares.append(1 - 2 * (was & now).sum() / (was.sum() + now.sum()))
+    return float(np.mean(shares))
 
 
 def _teacher(before: Round, grid: WorkGrid) -> npt.NDArray[Any] | None:
