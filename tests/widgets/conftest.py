@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import numpy as np
 import pytest
 
@@ -48,9 +50,19 @@ def save_tiny(folder, name="tiny", **changes):
 
 @pytest.fixture(scope="session", autouse=True)
 def _plugins_known():
+    import torch  # noqa: F401
     from npe2 import PluginManager
 
     PluginManager.instance().discover()
+    gc.collect()
+    gc.freeze()  # what is there now stays: later collections have little to look at
+
+
+@pytest.fixture(autouse=True)
+def _garbage_of_a_test_ends_with_it(_plugins_known):
+    """Windows that a test left in cycles go at its end, on this thread."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture

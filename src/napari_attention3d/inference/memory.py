@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
@@ -139,6 +139,15 @@ def halve_tile(tile: Sequence[int], multiple: Sequence[int]) -> tuple[int, int, 
     return None
 
 
+_collect: Callable[[], object] = gc.collect
+
+
+def collect_garbage_with(function: Callable[[], object]) -> None:
+    """Let `function` look for reference cycles instead of `gc.collect` (thread of a window)."""
+    global _collect
+    _collect = function
+
+
 def release(device: torch.device, *, collect: bool = False) -> None:
     """Give memory that is no longer used back to the device.
 
@@ -152,7 +161,7 @@ def release(device: torch.device, *, collect: bool = False) -> None:
         window's included, so a run that went well does without.
     """
     if collect:
-        gc.collect()
+        _collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
     elif device.type == "mps":

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy.typing as npt
 
 from ..progress import Progress
+from .garbage import WindowGarbage
 from .layers import LayerSource
 from .results import LayerPlan, plan_layers, plan_preview
 from .tasks_large import is_large, segment_to_disk, with_levels
@@ -95,8 +96,10 @@ def look_around() -> Ready:
 
     from .. import session  # noqa: F401  (loaded here, so that the window need not wait later)
     from ..inference.device import choose_device
+    from ..inference.memory import collect_garbage_with
     from ..models import list_models
 
+    collect_garbage_with(WindowGarbage.get().collect_all)
     auto = choose_device("auto")
     devices = [("auto", f"Automatic: {_device_title(auto.device.type)}")]
     reasons = {"auto": auto.reason}

@@ -22,6 +22,7 @@ from typing import Any, ClassVar
 from qtpy.QtCore import QObject, Qt, Signal
 
 from ..progress import Progress
+from .garbage import WindowGarbage
 
 __all__ = ["JobFailure", "JobRunner", "Run"]
 
@@ -120,6 +121,7 @@ class Run(QObject):
                 self.progressed.emit(value)
             return
         self._over = True
+        WindowGarbage.get().release()
         if kind == "cancelled" or self._cancel.is_set():  # after Cancel nothing else counts
             self.cancelled.emit()
         else:
@@ -177,6 +179,7 @@ class JobRunner:
         run = Run(factory, name)
         self._runs = [one for one in self._runs if not one.is_over]
         self._runs.append(run)
+        WindowGarbage.get().hold()  # until the run has reported its end
         if self._thread is None or not self._thread.is_alive():
             self._queue = queue.SimpleQueue()
             self._thread = threading.Thread(
