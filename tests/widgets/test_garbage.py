@@ -129,3 +129,43 @@ def test_a_job_out_of_memory_lets_the_window_look_for_cycles(qtbot, collected_on
     assert returned.args == [1]  # gone before the job went on
     assert runner.join()
     assert "attention3d" not in collected_on
+
+
+def test_a_window_that_garbage_collection_meets_half_way_out_ends_its_runner(qtbot):
+    """What Qt calls at the end must live, though it was garbage: else the process dies."""
+    from qtpy.QtCore import QCoreApplication, QEvent
+    from qtpy.QtWidgets import QWidget
+
+    class Panel(QWidget):
+        def __init__(self, window):
+            super().__init__(window)
+            self.runner = JobRunner()
+            self.runner.end_with(self)
+            self.window_of = window
+
+    thread = []
+    for _ in range(3):
+        window = QWidget()
+        window.panel = Panel(window)
+        run = window.panel.runner.call(lambda: None)
+        qtbot.waitUntil(lambda run=run: run.is_over, timeout=20_000)
+        thread.append(window.panel.runner._thread)
+        window.deleteLater()
+        del window
+        gc.collect()
+        QCoreApplication.sendPostedEvents(None, QEvent.Type.DeferredDelete)
+        qtbot.wait(10)
+    for one in thread:
+        one.join(10)
+        assert not one.is_alive()
+
+
+def test_a_runner_that_nobody_holds_ends_its_thread(qtbot):
+    runner = JobRunner()
+    run = runner.call(lambda: None)
+    qtbot.waitUntil(lambda: run.is_over, timeout=20_000)
+    thread = runner._thread
+    del runner
+    gc.collect()
+    thread.join(10)
+    assert not thread.is_alive()

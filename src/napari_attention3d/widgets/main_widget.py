@@ -3,7 +3,6 @@
 # mypy: disallow-subclassing-any=False
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING
 
 from qtpy.QtCore import QEvent, Qt
@@ -47,7 +46,7 @@ class Attention3DWidget(QWidget):
         self.setObjectName("attention3d")
         self.setMinimumWidth(350)
         self.runner = JobRunner()
-        self.destroyed.connect(partial(JobRunner.stop, self.runner))
+        self.runner.end_with(self)
         self.chooser = LayerChooser(napari_viewer)
         self.status = StatusBar()
         self.segment = SegmentPanel(napari_viewer, self.runner, self.chooser, self.status)

@@ -52,7 +52,7 @@ class TrainPanel(QWidget):
         super().__init__()
         self.viewer, self.status = viewer, status
         self.runner = JobRunner()
-        self.destroyed.connect(partial(JobRunner.stop, self.runner))
+        self.runner.end_with(self)
         self.form = TrainForm(viewer)
         self.runs = UnfinishedRuns()
         self.curves = CurvePlot("step")

@@ -198,6 +198,25 @@ class JobRunner:
 
         return self.submit(job, name)
 
+    def end_with(self, owner: QObject) -> None:
+        """Stop when `owner` is destroyed; call it on the window's thread.
+
+        What Qt calls then must not be part of `owner`: Python may have cleared a `partial`
+        or a closure that is garbage together with it, and Qt would call an empty one.
+        """
+        runner = weakref.ref(self)
+
+        def end(*_: object) -> None:
+            _endings.discard(end)
+            if (alive := runner()) is not None:
+                alive.stop()
+
+        _endings.add(end)
+        owner.destroyed.connect(end)
+
+    def __del__(self) -> None:
+        self.stop()  # nobody can hear of its jobs any more
+
     @property
     def is_alive(self) -> bool:
         """Whether the thread runs."""
@@ -224,6 +243,7 @@ class JobRunner:
         return True
 
 
+_endings: set[Callable[..., None]] = set()
 _runners: weakref.WeakSet[JobRunner] = weakref.WeakSet()
 
 
