@@ -37,6 +37,11 @@ class Entropy:
     def compute(self, network: SegmentationNetwork, x: Tensor) -> tuple[NetworkOutput, Tensor]:
         """Use the mask's own pass."""
         output = network(x)
-        p = torch.softmax(output.logits.float(), 1)
-        value = -torch.xlogy(p, p).sum(1, keepdim=True) / math.log(network.num_classes)
-        return output, value.clamp(0, 1)
+        return output, self.of_logits(output.logits)
+
+    @staticmethod
+    def of_logits(logits: Tensor) -> Tensor:
+        """(B, K, z, y, x) to (B, 1, z, y, x)."""
+        p = torch.softmax(logits.float(), 1)
+        value = -torch.xlogy(p, p).sum(1, keepdim=True) / math.log(p.shape[1])
+        return value.clamp(0, 1)

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..errors import InputError
 from ..geometry import Geometry
 from ..inference.device import Precision
-from ..inference.plans import plan_multiple
+from ..inference.plans import ExactPlan, plan_multiple
 from ..inference.preprocess import Prepared, Preprocessor
 from ..inference.runner import private_copy
 from ..inference.setup import focus_on_grid
@@ -96,6 +96,8 @@ class Replay:
         Number format of the run.
     box
         The part of the grid that the run covered; None: all.
+    exact
+        How the exact pass went over the grid; None: the run went tile by tile.
     """
 
     def __init__(
@@ -107,8 +109,10 @@ class Replay:
         calibration: Mapping[str, tuple[list[float], list[float]]] | None,
         precision: Precision,
         box: Box | None = None,
+        exact: ExactPlan | None = None,
     ) -> None:
         self.box = box or Box((0, 0, 0), plan.shape)
+        self.exact = exact
         self.model, self.volume, self.prepared, self.plan = model, volume, prepared, plan
         self.precision = precision
         self.calibration = calibration
@@ -168,7 +172,12 @@ class Replay:
         precision = Precision(about.get("precision", "float32"), "as in the run")
         part = tiles.get("box")
         box = None if part is None else Box(tuple(part[0]), tuple(part[1]))
-        return cls(model, volume, prepared, plan, calibration, precision, box)
+        exact = None
+        if tiles.get("engine") == "exact":
+            axis = "zyx".index(tiles["axis"])
+            whole = box or Box((0, 0, 0), plan.shape)
+            exact = ExactPlan(plan.shape, whole, axis, tiles["planes"], tiles["columns"])
+        return cls(model, volume, prepared, plan, calibration, precision, box, exact)
 
     # ---- places
 

@@ -1,4 +1,9 @@
-"""Compute a map on request, over a whole scan, with the tiles and statistics of a run."""
+"""Compute a map on request, over a whole scan, with the statistics of a run.
+
+After an exact run, entropy comes from the exact pass too: it is that of the probabilities which
+made the mask. Spread under flips compares four passes with each other, in tiles that are
+blended. Models for the other kinds are never run exactly, so that theirs are the run's tiles.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +11,19 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from torch import Tensor
 
 from ..errors import InputError
-from ..inference.predict import predict_grid
-from ..inference.sink import Finished, Sink
+from ..inference.sink import Finished, Sink, check_finite
 from ..inference.tiling import Box, plan_tiles
 from ..progress import Job
 from ..volumes.volume import Volume
+from .entropy import Entropy
 from .kinds import MapKind, WithMap
 from .maps import map_volumes
+from .passes import goes_exactly, run_again
 from .replay import Replay
 
 __all__ = ["expected_seconds", "kind_named", "request_map"]
@@ -34,7 +42,8 @@ def expected_seconds(provenance: Mapping[str, Any], kind: MapKind) -> float:
     plan, shape = provenance["plan"], provenance["grid"]["shape"]
     start, stop = plan["box"]
     work = 1.0
-    if plan["engine"] != "tiles":  # which computes every voxel once; the map's tiles overlap
+    if plan["engine"] != "tiles" and kind.name != Entropy.name:
+        # The run computed every voxel once; the map's tiles overlap.
         tile = [min(t, n) for t, n in zip(plan["tile"], shape, strict=True)]
         tiles = plan_tiles(shape, tile, plan["overlap"], (1, 1, 1))
         box = Box(tuple(start), tuple(stop))
@@ -44,7 +53,7 @@ def expected_seconds(provenance: Mapping[str, Any], kind: MapKind) -> float:
 
 
 def request_map(replay: Replay, kind: MapKind) -> Job[Volume]:
-    """Compute a map of what a run covered, in tiles that are blended like the mask's.
+    """Compute a map of what a run covered.
 
     Parameters
     ----------
@@ -64,25 +73,38 @@ def request_map(replay: Replay, kind: MapKind) -> Job[Volume]:
         If the network can't show it.
     """
     network = WithMap(replay.network, kind)
-    calibration: Mapping[str, Any] | None = None
-    if replay.calibration is not None:
-        calibration = network.calibration_of(replay.calibration)
-    plan = replay.plan.within(replay.box)
-    found = yield from predict_grid(
-        network,
-        replay.prepared.source,
-        plan,
-        device=replay.model.network.device,
-        maps=(kind.name,),
-        precision=replay.precision,
-        calibration=calibration,
-        results=_Nothing(plan.box),
-    )
+    box = replay.box
+    if isinstance(kind, Entropy) and goes_exactly(replay, replay.network):
+        # All that is needed is what the mask was made of: by the very pass that made it.
+        result = _OfLogits(kind, box)
+        yield from run_again(
+            replay,
+            replay.network,
+            box,
+            results=result,
+            calibration=replay.calibration,
+            exactly=True,
+        )
+        maps = {kind.name: result.array}
+    else:
+        calibration: Mapping[str, Any] | None = None
+        if replay.calibration is not None:
+            calibration = network.calibration_of(replay.calibration)
+        found = yield from run_again(
+            replay,
+            network,
+            box,
+            results=_Nothing(box),
+            calibration=calibration,
+            maps=(kind.name,),
+            exactly=False,
+        )
+        maps = found.maps
     volumes = map_volumes(
-        found.maps,
+        maps,
         network.map_specs,
         replay.grid,
-        found.box,
+        box,
         unit=replay.volume.geometry.unit,
         name=replay.volume.name,
     )
@@ -116,7 +138,22 @@ class _Nothing:
         wanted = wanted or Box((0, 0, 0), self.shape)
         a, b, c = (o + s for o, s in zip(self.box.start, wanted.start, strict=True))
         d, e, f = (o + s for o, s in zip(self.box.start, wanted.stop, strict=True))
-        return Box((a, b, c), (d, e, f)), _Drain()
+        return Box((a, b, c), (d, e, f)), self._sink(wanted)
+
+    def _sink(self, wanted: Box) -> Sink:
+        return _Drain()
+
+
+class _OfLogits(_Nothing):
+    """Results of a run of which a function of the logits is wanted."""
+
+    def __init__(self, kind: Entropy, box: Box) -> None:
+        super().__init__(box)
+        self.kind = kind
+        self.array = np.zeros(box.shape, np.float32)
+
+    def _sink(self, wanted: Box) -> Sink:
+        return _Function(self.kind, self.array[wanted.slices])
 
 
 class _Drain:
@@ -126,4 +163,17 @@ class _Drain:
 
     def left(self) -> list[Box]:
         """Nothing is kept, so nothing is left."""
+        return []
+
+
+class _Function(_Drain):
+    def __init__(self, kind: Entropy, array: npt.NDArray[np.float32]) -> None:
+        self.kind, self.array = kind, array
+
+    def push(self, axis: int, start: int, slab: Tensor) -> list[Finished]:
+        """Compute the map of a slab (K, z, y, x)."""
+        check_finite(slab)
+        part = [slice(None)] * 3
+        part[axis] = slice(start, start + slab.shape[1 + axis])
+        self.array[tuple(part)] = self.kind.of_logits(slab[None])[0, 0].numpy()
         return []

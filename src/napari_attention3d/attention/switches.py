@@ -18,20 +18,23 @@ from torch import Tensor, nn
 from ..analysis.compare import DISAGREEMENT
 from ..analysis.table import Cell, Column, Table
 from ..errors import InputError
-from ..inference.predict import predict_grid
+from ..inference.runner import private_copy
 from ..inference.sink import Finished, Sink, check_finite, label_type
 from ..inference.tiling import Box
 from ..networks.base import SegmentationNetwork
 from ..progress import Job
 from ..volumes.volume import Volume
 from .parts import channel_parts, gate_parts, position_parts
+from .passes import goes_exactly, run_again
 from .replay import Replay
 
 __all__ = [
     "DISAGREEMENT",
     "Change",
     "Effect",
+    "LabelResults",
     "changed_network",
+    "effect_between",
     "effect_of",
     "switchable",
 ]
@@ -165,24 +168,43 @@ def effect_of(
         If the network can't be changed that way.
     """
     box = box or replay.box
-    with changed_network(replay.network, changes):
-        pass  # says what can't be forced, before anything is computed
+    network = private_copy(replay.network)
+    with changed_network(network, changes):  # says what can't be forced, before it is computed
+        exactly = goes_exactly(replay, network)
     if before is None or before.geometry.shape != box.shape:
-        first = yield from _labels(replay, (), box)
+        first = yield from _labels(replay, (), box, exactly)
     else:
         first = np.asarray(before.array)
-    second = yield from _labels(replay, changes, box)
+    second = yield from _labels(replay, changes, box, exactly)
+    words = "; ".join(change.text for change in changes) or "nothing forced"
+    return effect_between(replay, box, first, second, words, changes)
+
+
+def effect_between(
+    replay: Replay,
+    box: Box,
+    first: npt.NDArray[Any],
+    second: npt.NDArray[Any],
+    words: str,
+    changes: Sequence[Change] = (),
+) -> Effect:
+    """Compare two masks (z, y, x) of a box of a run's grid.
+
+    Parameters
+    ----------
+    words
+        What was done between them.
+    """
     difference = np.zeros(first.shape, np.uint8)
     difference[(first > 0) & (second == 0)] = 1
     difference[(first == 0) & (second > 0)] = 2
     difference[(first > 0) & (second > 0) & (first != second)] = 3
     place, name = replay.geometry_of(box), replay.volume.name
-    words = "; ".join(change.text for change in changes) or "nothing forced"
     card = replay.model.card
     about: dict[str, Any] = {
         "kind": "labels",
         "classes": [c.model_dump() for c in card.classes],
-        "changes": [change.text for change in changes],
+        "changes": [change.text for change in changes] or [words],
     }
     return Effect(
         tuple(changes),
@@ -226,13 +248,15 @@ def _forced(change: Change) -> Any:
     """On psi's output, the logit of alpha."""
 
     def hook(_: nn.Module, __: Any, logit: Tensor) -> Tensor:
+        # Each operation is one that the exact pass knows.
         if change.how == "one":
-            return torch.full_like(logit, _SURE)
+            return logit * 0 + _SURE
         if change.how == "zero" or change.factor == 0:
-            return torch.full_like(logit, -_SURE)
-        # double: near 1 a float32 sigmoid has lost what the logit says
-        alpha = (change.factor * logit.double().sigmoid()).clamp(max=1.0)
-        return torch.logit(alpha).clamp(-_SURE, _SURE).to(logit.dtype)
+            return logit * 0 - _SURE
+        if change.factor == 1:
+            return logit  # near 1 a float32 sigmoid has lost what the logit says
+        alpha = (logit.sigmoid() * change.factor).clamp(max=1.0)
+        return torch.logit(alpha).clamp(-_SURE, _SURE)
 
     return hook
 
@@ -260,21 +284,15 @@ def _without(channel: int) -> Any:
     return hook
 
 
-def _labels(replay: Replay, changes: Sequence[Change], box: Box) -> Job[npt.NDArray[Any]]:
-    from ..inference.runner import private_copy
-
+def _labels(
+    replay: Replay, changes: Sequence[Change], box: Box, exactly: bool
+) -> Job[npt.NDArray[Any]]:
     network = private_copy(replay.network)
     with changed_network(network, changes):
         # The engine works on a copy, which takes the hooks along.
-        result = _Labels(network.num_classes, box)
-        yield from predict_grid(
-            network,
-            replay.prepared.source,
-            replay.plan.within(box),
-            device=replay.model.network.device,
-            precision=replay.precision,
-            calibration=replay.calibration,
-            results=result,
+        result = LabelResults(network.num_classes, box)
+        yield from run_again(
+            replay, network, box, results=result, calibration=replay.calibration, exactly=exactly
         )
     return result.labels
 
@@ -317,7 +335,7 @@ def _table(
     return Table(columns, tuple(rows), notes)
 
 
-class _Labels:
+class LabelResults:
     """Results of a run: the class of each voxel of the model's grid."""
 
     def __init__(self, classes: int, box: Box) -> None:

@@ -130,6 +130,8 @@ _POINTWISE: set[Any] = {
     aten.leaky_relu.default,
     aten.leaky_relu_.default,
     aten.sigmoid.default,
+    aten.logit.default,
+    aten.clamp.default,
     aten.add.Tensor,
     aten.add_.Tensor,
     aten.mul.Tensor,
