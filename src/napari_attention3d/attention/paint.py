@@ -1,14 +1,17 @@
 """Train a copy of a network until its attention follows painted strokes.
 
-Per step a patch around a stroke; the loss is `guide_loss` plus what keeps the mask as it
-was, ``keep * KL(old || new)`` over the patch (Li & Hoiem 2016, "Learning without
-forgetting"). The strokes say where to look, not what is there: no label is needed.
+Per step a patch around a stroke and one from anywhere; the loss is `guide_loss` plus what
+keeps the mask as it was, ``keep * KL(old || new)`` over both (Li & Hoiem 2016, "Learning
+without forgetting"). The strokes say where to look, not what is there: no label is needed.
+Norms keep the run's statistics of the scan meanwhile, so that attention is moved by the
+weights and not by what a patch happens to hold.
 """
 
 from __future__ import annotations
 
 import copy
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,15 +21,16 @@ from torch import Tensor, nn
 from torch.nn import functional as nnf
 
 from ..errors import InputError
+from ..inference.tiling import Box
 from ..models.store import Model
 from ..networks.base import SegmentationNetwork
-from ..networks.norm import clear_calibration
+from ..networks.norm import clear_calibration, load_calibration
 from ..progress import Job, Progress
 from ..volumes.volume import Volume
 from .guide import LOOK, NOT, guide_loss
 from .replay import Replay
 
-__all__ = ["PaintOptions", "Painted", "paint_job"]
+__all__ = ["PaintOptions", "Painted", "check_paintable", "paint_job", "strokes_on_grid"]
 
 
 @dataclass(frozen=True)
@@ -47,9 +51,9 @@ class PaintOptions:
         Of the places.
     """
 
-    steps: int = 100
+    steps: int = 60
     seconds: float = 60.0
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-4
     keep: float = 1.0
     patch: tuple[int, int, int] = (48, 48, 48)
     seed: int = 0
@@ -97,26 +101,20 @@ def paint_job(replay: Replay, strokes: Volume, options: PaintOptions | None = No
     options = options or PaintOptions()
     card = replay.model.card
     specs = replay.model.network.map_specs
-    if not specs:
-        raise InputError(f"{card.name} has no attention to paint: choose a model with maps")
-    painted = _on_grid(replay, strokes)
-    places = np.argwhere(painted)
-    network, old = _fresh(replay.model.network), _fresh(replay.model.network)
-    old.eval().requires_grad_(False)
-    network.requires_grad_(True).train()
-    for module in network.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.eval()
+    check_paintable(replay.model)
+    painted = strokes_on_grid(replay, strokes)
+    network, old = _fresh(replay), _fresh(replay)
+    network.requires_grad_(True)
     optimiser = torch.optim.AdamW(network.parameters(), options.learning_rate, weight_decay=1e-4)
-    rng = np.random.default_rng(options.seed)
     result = Painted(Model(card.model_copy(update={"sha256": ""}), network))
     begin = time.perf_counter()
-    for step in range(options.steps):
-        box = replay.window_at(places[rng.integers(len(places))].tolist(), options.patch)
-        x = replay.read(box)
-        here = torch.from_numpy(painted[box.slices].astype(np.int64))[None].to(x.device)
+    for step, boxes in enumerate(_places(replay, painted, options)):
+        x = torch.cat([replay.read(box) for box in boxes])
+        here = np.stack([painted[box.slices] for box in boxes]).astype(np.int64)
+        for group in optimiser.param_groups:  # warm-up, so that the first steps wreck nothing
+            group["lr"] = options.learning_rate * min(1.0, (step + 1) / 10)
         output = network(x, return_maps=True)
-        guide = guide_loss(output.maps, here, specs)
+        guide = guide_loss(output.maps, torch.from_numpy(here).to(x.device), specs)
         keep = _divergence(old, x, output.logits)
         loss = guide + options.keep * keep
         optimiser.zero_grad(set_to_none=True)
@@ -129,14 +127,45 @@ def paint_job(replay: Replay, strokes: Volume, options: PaintOptions | None = No
         yield Progress(step + 1, options.steps, "Moving the attention", None, value)
         if time.perf_counter() - begin > options.seconds:
             break
-    network.eval().requires_grad_(False)
+    clear_calibration(network)
+    network.requires_grad_(False)
     return result
 
 
-def _fresh(network: SegmentationNetwork) -> SegmentationNetwork:
-    """Return a copy with weights of its own and no scan's statistics."""
-    twin = copy.deepcopy(network)
+def _places(
+    replay: Replay, painted: npt.NDArray[np.uint8], options: PaintOptions
+) -> Iterator[list[Box]]:
+    """Boxes of each step: around a stroke, both kinds in turns, and anywhere."""
+    kinds = [places for value in (LOOK, NOT) if len(places := np.argwhere(painted == value))]
+    rng = np.random.default_rng(options.seed)
+    for step in range(options.steps):
+        places = kinds[step % len(kinds)]
+        chosen = places[rng.integers(len(places))].tolist()
+        anywhere = rng.integers(0, painted.shape).tolist()
+        yield [replay.window_at(place, options.patch) for place in (chosen, anywhere)]
+
+
+def check_paintable(model: Model) -> None:
+    """Refuse a model without maps that could be drawn anywhere.
+
+    Raises
+    ------
+    InputError
+        If it has none.
+    """
+    if not model.network.map_specs:
+        raise InputError(
+            f"{model.card.name} has no attention to paint: its network returns no maps; choose an "
+            "attention U-Net or a guided-attention model"
+        )
+
+
+def _fresh(replay: Replay) -> SegmentationNetwork:
+    """Return a copy of a run's network with weights of its own and the run's statistics."""
+    twin = copy.deepcopy(replay.model.network).eval().requires_grad_(False)
     clear_calibration(twin)
+    if replay.calibration:
+        load_calibration(twin, replay.calibration)
     return twin
 
 
@@ -148,7 +177,14 @@ def _divergence(old: SegmentationNetwork, x: Tensor, logits: Tensor) -> Tensor:
     return cost.sum(1).mean()
 
 
-def _on_grid(replay: Replay, strokes: Volume) -> npt.NDArray[np.uint8]:
+def strokes_on_grid(replay: Replay, strokes: Volume) -> npt.NDArray[np.uint8]:
+    """Return strokes (z, y, x) on a run's grid: each painted voxel goes to the nearest one.
+
+    Raises
+    ------
+    InputError
+        If they lie on another grid than the scan, or nothing is painted.
+    """
     scan = replay.volume.geometry
     if strokes.geometry.shape != scan.shape:
         raise InputError("the strokes do not lie on the scan's grid; paint in a layer of its size")

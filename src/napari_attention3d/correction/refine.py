@@ -4,6 +4,7 @@ Per step a batch of patches around strokes, and a patch anywhere. The loss is
 
     Dice + cross-entropy on painted voxels
     + keep * mean over the others of  c * KL(teacher || network)
+    + guide * how much attention contradicts strokes on it (`attention.guide`), if there are any
 
 with c the teacher's confidence (1 - entropy / log K), and 0 near strokes that contradict
 it. The teacher is the network as it was (Li & Hoiem 2016, "Learning without forgetting"),
@@ -26,6 +27,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as nnf
 
+from ..attention.guide import guide_loss
 from ..errors import InputError, OutOfMemory
 from ..inference.device import choose_device
 from ..inference.preprocess import Placement, Preprocessor
@@ -35,6 +37,8 @@ from ..networks.norm import clear_calibration
 from ..progress import Job, Progress
 from ..training.losses import SegmentationLoss
 from ..volumes.volume import Volume
+from .grid_voxels import on_grid
+from .guided import GuideStrokes
 from .learn import ENOUGH_STROKES, TOLERANCE
 from .strokes import Painted, Strokes, split_strokes
 from .working_copy import working_copy
@@ -58,6 +62,8 @@ class RefineOptions:
         Of AdamW.
     keep
         Weight of the term that keeps the model; 0: naive fine-tuning.
+    guide
+        Weight of strokes "look here" and "not here".
     patch
         Largest patch (z, y, x); the card's where that is smaller.
     batch
@@ -74,6 +80,7 @@ class RefineOptions:
     steps: int = 300
     learning_rate: float = 1e-3
     keep: float = 1.0
+    guide: float = 1.0
     patch: tuple[int, int, int] = (48, 48, 48)
     batch: int = 1
     patience: int = 40
@@ -119,6 +126,7 @@ def refine_job(
     options: RefineOptions | None = None,
     *,
     teacher: npt.NDArray[Any] | None = None,
+    attention: npt.NDArray[Any] | None = None,
 ) -> Job[Refined]:
     """Train a copy of `model` on the strokes of one scan.
 
@@ -135,6 +143,9 @@ def refine_job(
     teacher
         (K, Z, Y, X) probabilities on the scan's grid to keep to where nothing is painted;
         None: the model's own.
+    attention
+        (Z, Y, X) strokes "look here" (`attention.guide.LOOK`) and "not here" (`NOT`), 0
+        elsewhere, to be followed besides; None: none.
 
     Yields
     ------
@@ -144,7 +155,7 @@ def refine_job(
     Raises
     ------
     InputError
-        If nothing or something unknown is painted.
+        If nothing or something unknown is painted, or attention is and the network has none.
     ModelMismatchError
         If scan and model don't fit together.
     OutOfMemory
@@ -152,7 +163,7 @@ def refine_job(
     """
     options = options or RefineOptions()
     try:
-        return (yield from _refine(model, scan, corrections, options, teacher))
+        return (yield from _refine(model, scan, corrections, options, teacher, attention))
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise OutOfMemory(
             "the memory does not suffice to learn with this network; use a smaller patch or "
@@ -166,12 +177,13 @@ def _refine(
     corrections: npt.NDArray[Any] | Painted,
     options: RefineOptions,
     teacher: npt.NDArray[Any] | None,
+    attention: npt.NDArray[Any] | None,
 ) -> Job[Refined]:
     begin = time.perf_counter()
     painted = _as_painted(corrections, scan, model.card.class_names)
     yield Progress(0, options.steps, "Preparing the scan")
     prepared = Preprocessor(model.card).prepare(scan)
-    voxels = _on_grid(painted.voxels, prepared.placement)
+    voxels = on_grid(painted.voxels, prepared.placement)
     if teacher is not None:
         teacher = _turned(teacher, prepared.placement)
     learner = working_copy(model)
@@ -180,6 +192,8 @@ def _refine(
     clear_calibration(network)
     held = painted.held_back if painted.count >= ENOUGH_STROKES else np.zeros(len(voxels), bool)
     pool = _Pool(prepared.tensor, voxels, painted, held, teacher, options, model, device)
+    if attention is not None and attention.any():
+        pool.guide = GuideStrokes(attention, scan, prepared.placement, model)
     result = Refined(learner, [], 0.0)
     if held.any():
         result.before = pool.accuracy(model.network, held)
@@ -208,10 +222,13 @@ def _train(network: Any, pool: _Pool, options: RefineOptions, result: Refined) -
         for group in optimiser.param_groups:  # warm-up, so that the first steps wreck nothing
             group["lr"] = options.learning_rate * min(1.0, (step + 1) / 10)
         optimiser.zero_grad(set_to_none=True)
-        logits = network(image).logits
-        loss = loss_of(logits, labels)
+        output = network(image, return_maps=pool.guide is not None)
+        loss = loss_of(output.logits, labels)
         if options.keep:
-            loss = loss + options.keep * _keep_loss(logits, target, weight)
+            loss = loss + options.keep * _keep_loss(output.logits, target, weight)
+        if pool.guide is not None:
+            here = pool.guided(step)
+            loss = loss + options.guide * guide_loss(output.maps, here, network.map_specs)
         loss.backward()
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimiser.step()
@@ -256,6 +273,7 @@ class _Pool:
         self.labels = np.full(self.shape, IGNORE, np.int32)
         self.labels[tuple(voxels[self.learned].T)] = painted.values[self.learned]
         self.given = teacher
+        self.guide: GuideStrokes | None = None
         self.frozen: Callable[[Tensor], Tensor] | None = None
         if teacher is None and options.keep:
             old = working_copy(model).network.to(device).eval().requires_grad_(False)
@@ -270,15 +288,7 @@ class _Pool:
 
     def batch(self, step: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Images (B, C, z, y, x), labels (B, z, y, x), teacher (B, K, ...), its weight (B, ...)."""
-        rng = np.random.default_rng((self.options.seed, step))
-        centres = self.voxels[self.learned]
-        picked = [
-            centres[rng.choice(len(centres), p=self.odds)] + rng.integers(-8, 9, size=3)
-            for _ in range(self.options.batch)
-        ]
-        if self.options.keep:
-            picked.append(rng.integers(0, self.shape))
-        boxes = [self._box(centre) for centre in picked]
+        boxes = self._boxes(step)
         image = torch.stack([self.image[(slice(None), *box)] for box in boxes]).to(self.device)
         cut = np.stack([self.labels[box] for box in boxes])
         labels = torch.from_numpy(cut).long().to(self.device)
@@ -292,6 +302,25 @@ class _Pool:
                 parts = [np.asarray(self.given[(slice(None), *b)], np.float32) for b in boxes]
                 target = torch.from_numpy(np.stack(parts)).to(self.device)
             return image, labels, target, _trust(target, labels)
+
+    def guided(self, step: int) -> Tensor:
+        """Strokes on the attention (B, z, y, x) in the patches of `batch`."""
+        assert self.guide is not None
+        cut = np.stack([self.guide.array[box] for box in self._boxes(step)])
+        return torch.from_numpy(cut).long().to(self.device)
+
+    def _boxes(self, step: int) -> list[tuple[slice, ...]]:
+        rng = np.random.default_rng((self.options.seed, step))
+        centres = self.voxels[self.learned]
+        picked = [
+            centres[rng.choice(len(centres), p=self.odds)] + rng.integers(-8, 9, size=3)
+            for _ in range(self.options.batch)
+        ]
+        if self.options.keep:
+            picked.append(rng.integers(0, self.shape))
+        if self.guide is not None:
+            picked.append(self.guide.centre(step, self.options.seed))
+        return [self._box(centre) for centre in picked]
 
     def accuracy(self, network: Any, chosen: npt.NDArray[np.bool_]) -> float:
         """Mean over classes of the share of chosen painted voxels that are right."""
@@ -346,15 +375,6 @@ def _as_painted(
     if not len(painted.voxels):
         raise InputError("nothing is painted yet; paint a stroke where the mask is wrong")
     return painted
-
-
-def _on_grid(voxels: npt.NDArray[np.intp], placement: Placement) -> npt.NDArray[np.intp]:
-    """Voxels (N, 3) of the scan's array as those of the model's grid that hold them."""
-    turned = placement.scan.reorient(placement.reorientation)
-    index = turned.to_index(placement.scan.to_world(voxels))
-    step = np.linalg.solve(placement.grid.affine, placement.turned.affine)
-    moved = np.rint(index @ step[:3, :3].T + step[:3, 3]).astype(np.intp)
-    return np.asarray(np.clip(moved, 0, np.array(placement.grid.shape) - 1))
 
 
 def _turned(teacher: npt.NDArray[Any], placement: Placement) -> npt.NDArray[np.float16]:

@@ -35,6 +35,7 @@ def refine_round_job(
     options: RefineOptions,
     *,
     focus: int = 0,
+    attention: npt.NDArray[Any] | None = None,
 ) -> Job[Learned]:
     """Train a copy of `model` on the strokes, and make a round of what it then says.
 
@@ -56,6 +57,8 @@ def refine_round_job(
         Of the training.
     focus
         Plane of the scan that is looked at.
+    attention
+        Strokes on the attention, see `refine_job`.
 
     Returns
     -------
@@ -66,7 +69,9 @@ def refine_round_job(
     """
     begin = time.perf_counter()
     teacher = _teacher(before, grid)
-    refined = yield from refine_job(model, scan, painted, options, teacher=teacher)
+    refined = yield from refine_job(
+        model, scan, painted, options, teacher=teacher, attention=attention
+    )
     shares = yield from predict_job(
         refined.model, scan, focus=(focus, *(n // 2 for n in grid.shape[1:])), device=options.device
     )

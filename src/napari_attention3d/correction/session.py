@@ -192,7 +192,11 @@ class CorrectionSession(SessionState):
             )
 
     def refine_job(
-        self, options: RefineOptions | None = None, *, focus: int | None = None
+        self,
+        options: RefineOptions | None = None,
+        *,
+        focus: int | None = None,
+        attention: npt.NDArray[Any] | None = None,
     ) -> Job[Learned]:
         """Train the network on all strokes, and predict with it; `apply_if_better` the result.
 
@@ -206,6 +210,9 @@ class CorrectionSession(SessionState):
             See `RefineOptions`.
         focus
             Plane (z) that is looked at; None: the middle.
+        attention
+            (Z, Y, X) strokes "look here" and "not here" to follow besides; see
+            `refine.refine_job`.
 
         Yields
         ------
@@ -230,6 +237,7 @@ class CorrectionSession(SessionState):
                     self.shown_round,
                     options or RefineOptions(),
                     focus=self.shape[0] // 2 if focus is None else focus,
+                    attention=attention,
                 )
             )
 
