@@ -1,22 +1,26 @@
 """Are attention maps faithful, next to 3D Grad-CAM, and what do they cost?
 
     python benchmarks/attention.py --image scan.nii.gz --label truth.nii.gz [--json out.json]
-        [--model NAME] [--fill blur|noise] [--window 48] [--class NAME]
+        [--image ... --label ...] [--model NAME|FILE] [--windows 2] [--window 48]
+        [--fill blur|noise] [--class NAME]
 
-The window lies around the truth's centre of mass. Every map of a model, Grad-CAM of two of
-its layers (MONAI's, with the sum of the mask's own logits as score: Vinogradova et al. 2020,
-"Seg-Grad-CAM") and three references (the mask itself, its uncertainty, local contrast of the
-scan) go through the same deletion and insertion curves. Prints tables in Markdown.
+Several scans and several windows in each: the truth is cut into as many slabs along its
+longest side, and a window lies around the centre of mass of each. Every map of a model,
+Grad-CAM of two of its layers (MONAI's, with the sum of the mask's own logits as score:
+Vinogradova et al. 2020, "Seg-Grad-CAM") and three references (the mask itself, its
+uncertainty, local contrast of the scan) go through the same deletion and insertion curves,
+over all classes and over each --class. Prints tables in Markdown.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import statistics
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +34,10 @@ from napari_attention3d.attention.faithfulness import FaithfulnessOptions, faith
 from napari_attention3d.attention.localise import attention_shares
 from napari_attention3d.attention.parts import has_position_attention
 from napari_attention3d.attention.replay import Replay
+from napari_attention3d.errors import InputError
 from napari_attention3d.inference.tiling import Box
 
 MODELS = ("brain-attention-unet", "brain-guided-attention")
-CAM_LAYERS = {
-    "brain-attention-unet": ("encoder.4", "decoder.0"),
-    "brain-guided-attention": ("encoder.layer4", "fuse"),
-}
 FRACTIONS = (0.0, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0)
 
 
@@ -86,10 +87,30 @@ def grad_cam(network: Any, x: torch.Tensor, layer: str, label: int | None) -> tu
     return heat[0, 0].detach().numpy(), seconds
 
 
-def window(replay: Replay, truth: Volume, size: int) -> Box:
-    """Return a box around the truth's centre of mass, on the model's grid."""
-    centre = ndimage.center_of_mass(np.asarray(truth.array) > 0)
-    return replay.window_at(replay.on_grid(centre), (size, size, size))
+def cam_layers(network: Any) -> tuple[str, ...]:
+    """Names of the layers that Grad-CAM looks at: the deepest one and the last but one stage."""
+    if network.name == "guided-attention":
+        return "encoder.layer4", "fuse"
+    if hasattr(network, "decoder"):
+        return f"encoder.{len(network.encoder) - 1}", "decoder.0"
+    return ()
+
+
+def windows(replay: Replay, truth: Volume, size: int, count: int) -> list[Box]:
+    """Return boxes on the model's grid, each around a slab of the truth."""
+    inside = np.asarray(truth.array) > 0
+    part = ndimage.find_objects(inside.astype(np.uint8))[0]
+    extent = [(s.stop - s.start) * g for s, g in zip(part, truth.geometry.spacing, strict=True)]
+    axis = int(np.argmax(extent))
+    edges = np.linspace(part[axis].start, part[axis].stop, count + 1).round().astype(int)
+    boxes = []
+    for low, high in itertools.pairwise(edges.tolist()):
+        slab = np.zeros_like(inside)
+        index = tuple(slice(low, high) if a == axis else slice(None) for a in range(3))
+        slab[index] = inside[index]
+        centre = ndimage.center_of_mass(slab)
+        boxes.append(replay.window_at(replay.on_grid(centre), (size, size, size)))
+    return boxes
 
 
 def candidates(
@@ -117,7 +138,7 @@ def candidates(
     place = replay.geometry_of(box)
     x = replay.read(box)
     seconds = {}
-    for layer in CAM_LAYERS.get(model.card.name, ()):
+    for layer in cam_layers(replay.network):
         heat, took = grad_cam(replay.network, x, layer, label)
         name = f"Grad-CAM, {layer}"
         maps[name], seconds[name] = Volume(heat, place, name), took
@@ -178,24 +199,39 @@ def costs(scan: Volume, model: Any, replay: Replay, box: Box, repeats: int) -> d
 
 def run_model(
     name: str, scan: Volume, truth: Volume, args: argparse.Namespace, save: Callable[[Any], None]
-) -> None:
+) -> dict[str, Any]:
+    """Test the maps of a model in the windows of a scan; `save` is given what there is so far."""
     model = load_model(name)
     result = segment(scan, model, device="cpu", precision="exact")
     replay = finish(Replay.open(scan, model, result.provenance))
-    box = window(replay, truth, args.window)
-    names = list(model.card.class_names)
-    found: dict[str, Any] = {"rows": [], "box": [box.start, box.stop]}
-    found["costs"] = costs(scan, model, replay, box, 3)
+    boxes = windows(replay, truth, args.window, args.windows)
+    found: dict[str, Any] = {"rows": [], "windows": [[box.start, box.stop] for box in boxes]}
+    if args.repeats:
+        found["costs"] = costs(scan, model, replay, boxes[0], args.repeats)
     save(found)
+    for number, box in enumerate(boxes):
+        for row in of_window(replay, box, model, result.labels, args):
+            found["rows"].append({"model": name, "window": number + 1, **row})
+            save(found)
+    return found
+
+
+def of_window(
+    replay: Replay, box: Box, model: Any, labels: Volume, args: argparse.Namespace
+) -> Iterator[dict[str, Any]]:
+    """Yield a row per class, filling and map of a window; a class that is not there has none."""
+    names = list(model.card.class_names)
     for label in [None, *(names.index(n) for n in args.classes if n in names)]:
+        there = replay.look(box).logits.argmax(0)
+        if not bool((there > 0).any() if label is None else (there == label).any()):
+            continue
         maps, seconds = candidates(replay, box, model, label)
         for fill in args.fill if label is None else args.fill[:1]:
             options = FaithfulnessOptions(
-                fill=fill, block=args.block, fractions=FRACTIONS, orders=1, label=label
+                fill=fill, block=args.block, fractions=FRACTIONS, orders=args.orders, label=label
             )
             for tested in finish(faithfulness(replay, box, maps, options)):
                 row = {
-                    "model": name,
                     "class": "all" if label is None else names[label],
                     "fill": fill,
                     "map": tested.name,
@@ -204,10 +240,9 @@ def run_model(
                     "areas": {f"{c.direction}, {c.order}": c.area for c in tested.curves},
                 }
                 if label is None and fill == args.fill[0]:
-                    row |= inside(maps[tested.name], result.labels, replay, box)
-                found["rows"].append(row)
-                print(f"{name} | {row['class']} | {fill} | {tested.name}: {tested.gain:+.3f}")
-            save(found)
+                    row |= inside(maps[tested.name], labels, replay, box)
+                print(f"{row['class']} | {fill} | {tested.name}: {tested.gain:+.3f}", flush=True)
+                yield row
 
 
 def inside(values: Volume, labels: Volume, replay: Replay, box: Box) -> dict[str, Any]:
@@ -220,7 +255,10 @@ def inside(values: Volume, labels: Volume, replay: Replay, box: Box) -> dict[str
     part = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
     array = np.asarray(labels.array)[part]
     place = labels.geometry.cropped(start.tolist(), array.shape)
-    table = attention_shares(values, labels.replace(array=array, geometry=place), {})
+    try:
+        table = attention_shares(values, labels.replace(array=array, geometry=place), {})
+    except InputError:  # a map that is 0 all over lies nowhere
+        return {"share_inside": None, "times_even": None, "largest": None}
     return {
         "share_inside": table.column("share inside")[-1],
         "times_even": table.column("times even")[-1],
@@ -228,77 +266,108 @@ def inside(values: Volume, labels: Volume, replay: Replay, box: Box) -> dict[str
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--image", type=Path, required=True)
-    parser.add_argument("--label", type=Path, required=True, help="where the window lies")
-    parser.add_argument("--model", action="append", help="default: both built-in brain models")
-    parser.add_argument("--fill", action="append", choices=("blur", "noise"))
-    parser.add_argument("--class", dest="classes", action="append", default=[])
-    parser.add_argument("--window", type=int, default=48)
-    parser.add_argument("--block", type=int, default=6)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--json", type=Path)
-    args = parser.parse_args()
+def parser() -> argparse.ArgumentParser:
+    """Return the command line's."""
+    made = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    made.add_argument("--image", type=Path, action="append", required=True)
+    made.add_argument("--label", type=Path, action="append", required=True, help="one per image")
+    made.add_argument("--model", action="append", help="default: both built-in brain models")
+    made.add_argument("--fill", action="append", choices=("blur", "noise"))
+    made.add_argument("--class", dest="classes", action="append", default=[])
+    made.add_argument("--window", type=int, default=48)
+    made.add_argument("--windows", type=int, default=2)
+    made.add_argument("--block", type=int, default=6)
+    made.add_argument("--orders", type=int, default=1, help="random orders")
+    made.add_argument("--repeats", type=int, default=3, help="of timings; 0: none")
+    made.add_argument("--threads", type=int, default=1)
+    made.add_argument("--json", type=Path)
+    return made
+
+
+def main(given: Sequence[str] | None = None) -> dict[str, Any]:
+    """Run; returns what goes into the JSON file."""
+    args = parser().parse_args(given)
     args.fill = args.fill or ["blur", "noise"]
+    if len(args.image) != len(args.label):
+        raise SystemExit(f"{len(args.image)} images and {len(args.label)} labels: give pairs")
     torch.set_num_threads(args.threads)
     warnings.filterwarnings("ignore", category=FutureWarning)
-    scan, truth = read_volume(args.image), read_volume(args.label).channel(0)
-    book: dict[str, Any] = {"case": args.image.parent.name, "threads": args.threads, "models": {}}
-    for name in args.model or MODELS:
+    book: dict[str, Any] = {"threads": args.threads, "cases": []}
+    for image, label in zip(args.image, args.label, strict=True):
+        scan, truth = read_volume(image), read_volume(label).channel(0)
+        case: dict[str, Any] = {"case": image.parent.name, "models": {}}
+        book["cases"].append(case)
+        for name in args.model or MODELS:
 
-        def save(found: Any, name: str = name) -> None:
-            book["models"][name] = found
-            if args.json:
-                args.json.write_text(json.dumps(book, indent=1) + "\n")
+            def save(found: Any, name: str = name, case: dict[str, Any] = case) -> None:
+                case["models"][Path(name).stem] = found
+                if args.json:
+                    args.json.write_text(json.dumps(book, indent=1) + "\n")
 
-        run_model(name, scan, truth, args, save)
+            run_model(name, scan, truth, args, save)
     print(report(book))
+    return book
 
 
 def report(book: dict[str, Any]) -> str:
-    """Return tables of a finished run."""
+    """Return tables of a finished run: per case and model, a column per window and a mean."""
     lines = []
-    for name, found in book["models"].items():
-        lines += [f"### {name}", "", "| map | inside the mask | times even |", "|---|---|---|"]
-        kinds = sorted({(r["class"], r["fill"]) for r in found["rows"]}, key=str)
-        heads = " | ".join(f"{c}, {f}" for c, f in kinds)
-        lines[-2:] = [
-            f"| map | {heads} | inside the mask | times even |",
-            "|---" * (len(kinds) + 3) + "|",
-        ]
-        order: dict[str, dict[Any, Any]] = {}
-        for row in found["rows"]:
-            order.setdefault(row["map"], {})[row["class"], row["fill"]] = row
-        first = next(iter(order.values()))
-        main_kind = next(iter(first))
-        for title, rows in sorted(order.items(), key=lambda item: -item[1][main_kind]["gain"]):
-            gains = " | ".join(f"{rows[k]['gain']:+.3f}" if k in rows else "" for k in kinds)
-            base = next(r for r in rows.values() if "share_inside" in r)
-            lines.append(
-                f"| {title} | {gains} | {base['share_inside']:.0f} % | {base['times_even']:.2f} |"
-            )
-        cost = found["costs"]
-        more = cost["run_with_maps"] / cost["run"] - 1
-        lines += [
-            "",
-            f"Maps within a run: {cost['run']:.2f} s without, {cost['run_with_maps']:.2f} s with "
-            f"({more:+.1%}); within a pass of the window {cost['pass']:.2f} s and "
-            f"{cost['pass_with_maps']:.2f} s.",
-        ]
-        cams = {r["map"]: r["seconds"] for r in found["rows"] if r["seconds"]}
-        lines.append(
-            "Grad-CAM of the window, besides that: "
-            + "; ".join(f"{n.split(', ')[1]} {s:.2f} s" for n, s in cams.items())
-            + "."
-        )
-        if "ask" in cost:
-            lines.append(
-                f"Ask a voxel of a kept tile: {1000 * cost['ask']:.0f} ms (all scales and steps); "
-                f"who looks here {cost['column']:.2f} s; hubs {cost['hubs']:.2f} s."
-            )
-        lines.append("")
+    for case in book["cases"]:
+        for name, found in case["models"].items():
+            lines += [f"### {case['case']}, {name}", ""]
+            kinds = list(dict.fromkeys((r["class"], r["fill"]) for r in found["rows"]))
+            for kind in kinds:
+                lines += [*_table(kind, found), ""]
+            if "costs" in found:
+                lines += [*_costs(found), ""]
     return "\n".join(lines)
+
+
+def _table(kind: tuple[str, str], found: dict[str, Any]) -> list[str]:
+    rows = [r for r in found["rows"] if (r["class"], r["fill"]) == kind]
+    numbers = sorted({r["window"] for r in rows})
+    shares = any("share_inside" in r for r in rows)
+    head = [f"{kind[0]}, {kind[1]}", *(f"window {n}" for n in numbers), "mean"]
+    head += ["inside the mask", "times even"] if shares else []
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    maps: dict[str, dict[int, Any]] = {}
+    for row in rows:
+        maps.setdefault(row["map"], {})[row["window"]] = row
+    mean = {m: statistics.mean(r["gain"] for r in of.values()) for m, of in maps.items()}
+    for title, of in sorted(maps.items(), key=lambda item: -mean[item[0]]):
+        cells = [f"{of[n]['gain']:+.3f}" if n in of else "" for n in numbers]
+        cells.append(f"{mean[title]:+.3f}")
+        if shares:
+            cells += [_mean(of, "share_inside", "{:.0f} %"), _mean(of, "times_even", "{:.2f}")]
+        lines.append(f"| {title} | {' | '.join(cells)} |")
+    return lines
+
+
+def _mean(rows: dict[int, Any], key: str, form: str) -> str:
+    known = [r[key] for r in rows.values() if r[key] is not None]
+    return form.format(statistics.mean(known)) if known else "–"
+
+
+def _costs(found: dict[str, Any]) -> list[str]:
+    cost = found["costs"]
+    more = cost["run_with_maps"] / cost["run"] - 1
+    lines = [
+        f"Maps within a run: {cost['run']:.2f} s without, {cost['run_with_maps']:.2f} s with "
+        f"({more:+.1%}); within a pass of the window {cost['pass']:.2f} s and "
+        f"{cost['pass_with_maps']:.2f} s."
+    ]
+    cams: dict[str, list[float]] = {}
+    for row in found["rows"]:
+        if row["seconds"]:
+            cams.setdefault(row["map"].split(", ")[1], []).append(row["seconds"])
+    words = "; ".join(f"{n} {statistics.median(s):.2f} s" for n, s in cams.items())
+    lines.append(f"Grad-CAM of a window, besides that: {words}.")
+    if "ask" in cost:
+        lines.append(
+            f"Ask a voxel of a kept tile: {1000 * cost['ask']:.0f} ms (all scales and steps); "
+            f"who looks here {cost['column']:.2f} s; hubs {cost['hubs']:.2f} s."
+        )
+    return lines
 
 
 if __name__ == "__main__":
