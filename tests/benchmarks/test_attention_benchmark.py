@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 
-import attention as benchmark
 import numpy as np
 import pytest
 import torch
 
+import attention as benchmark
 from napari_attention3d.models import Channel, ModelCard, SegmentationClass, save_model
 from napari_attention3d.networks import build_network
 from napari_attention3d.volumes import write_volume
