@@ -8,6 +8,8 @@ DEMO_ARGS ?=
 BENCH_ARGS ?=
 # Tests compute on small volumes: more threads only wait for each other.
 OMP_NUM_THREADS ?= 1
+# Processes that share the test files among them; 0 runs all in one.
+TEST_PROCESSES ?= 2
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
@@ -23,7 +25,8 @@ demo: $(VENV)/.installed-all system-libs  ## segment a real brain scan and show 
 	$(BIN)/napari-attention3d demo $(DEMO_ARGS)
 
 test: $(VENV)/.installed-dev system-libs  ## run the tests
-	OMP_NUM_THREADS=$(OMP_NUM_THREADS) $(SCREEN) $(BIN)/python -m pytest -m "not long" $(TEST_ARGS)
+	OMP_NUM_THREADS=$(OMP_NUM_THREADS) $(SCREEN) $(BIN)/python -m pytest -m "not long" \
+		-n $(TEST_PROCESSES) --dist loadfile $(TEST_ARGS)
 
 test-long: $(VENV)/.installed-dev system-libs  ## run the tests that take minutes
 	OMP_NUM_THREADS=$(OMP_NUM_THREADS) $(SCREEN) $(BIN)/python -m pytest -m long $(TEST_ARGS)

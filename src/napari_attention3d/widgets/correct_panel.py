@@ -21,6 +21,7 @@ from .correct_painting import Painting
 from .correct_view import bind_keys
 from .layer_chooser import LayerChooser
 from .notify import notify_failure, summarise
+from .paint_layers import attention_strokes
 from .region import focus_in_view
 from .status_bar import StatusBar
 from .worker import JobFailure, JobRunner, Run
@@ -286,8 +287,10 @@ class CorrectPanel(QWidget):
         self._learned_from = len(link.session.strokes)
         self.form.rounds.begin_losses()
         seconds = float(self.form.seconds_spin.value())
-        job = partial(correct_tasks.train, link.session, seconds, self._focus(), link.lock)
-        self.submit(job, "train", self._on_learned, "Training the network …")
+        looks = attention_strokes(self.viewer, link.source)
+        job = partial(correct_tasks.train, link.session, seconds, self._focus(), link.lock, looks)
+        also = "" if looks is None else ", its attention follows the strokes in view"
+        self.submit(job, "train", self._on_learned, f"Training the network{also} …")
 
     def collected(self) -> SessionLink | None:
         """The open session with all that was painted; None if nothing can begin now."""

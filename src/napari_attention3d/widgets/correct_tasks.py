@@ -239,10 +239,15 @@ def call(function: Callable[[], Any]) -> Job[Any]:
 
 
 def train(
-    session: CorrectionSession, seconds: float, focus: int | None, lock: threading.Lock
+    session: CorrectionSession,
+    seconds: float,
+    focus: int | None,
+    lock: threading.Lock,
+    attention: npt.NDArray[Any] | None = None,
 ) -> Job[Learned]:
-    """Train the network on all strokes; a job."""
+    """Train the network on all strokes, those on its attention too; a job."""
     from ..correction.refine import RefineOptions
 
     options = RefineOptions(seconds=seconds)
-    return (yield from first_step_locked(session.refine_job(options, focus=focus), lock))
+    job = session.refine_job(options, focus=focus, attention=attention)
+    return (yield from first_step_locked(job, lock))

@@ -34,6 +34,7 @@ _GROUPS = (
     ("probability:", "How sure it is"),
     ("request:", "On request"),
     ("change", "What a change does"),
+    ("moved:", "What painting moved"),
     ("feature", "Features"),
 )
 _PARTS = ("asked-outline", "asked-place", "asked-lines")

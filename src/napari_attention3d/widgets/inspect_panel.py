@@ -24,6 +24,7 @@ from .inspect_snapshot import png_bytes, save_image, snapshot
 from .inspect_switches import SwitchSection
 from .inspect_trust import TrustSection
 from .layer_chooser import LayerChooser
+from .paint_section import PaintSection
 from .segment_panel import SegmentPanel
 from .status_bar import StatusBar
 from .worker import JobRunner
@@ -46,12 +47,15 @@ class InspectPanel(QWidget):
         The list of maps.
     cursor
         What lies under the mouse.
-    requests, numbers, trust, switches, channels
-        Maps on request, figures per label, tests of maps, forced attention, channels.
+    requests, numbers, trust, switches, channels, paint
+        Maps on request, figures per label, tests of maps, forced attention, channels, strokes
+        on the attention.
     """
 
     failed = Signal(object)
     """`JobFailure`."""
+    model_saved = Signal(object)
+    """Path of a model whose attention was painted, and accepted."""
 
     def __init__(
         self,
@@ -72,6 +76,8 @@ class InspectPanel(QWidget):
         self.switches = SwitchSection(self.runs)
         self.channels = ChannelSection(self.runs)
         self.trust = TrustSection(self.runs, self.maps)
+        self.paint = PaintSection(self.runs)
+        self.paint.accepted.connect(self.model_saved)
         self.here_label = QLabel(_NOWHERE)
         self.here_label.setWordWrap(True)
         self.here_label.setMinimumHeight(3 * self.fontMetrics().lineSpacing())
@@ -85,6 +91,7 @@ class InspectPanel(QWidget):
             ("Is it faithful?", self.trust),
             ("What if …", self.switches),
             ("Channels", self.channels),
+            ("Paint the attention", self.paint),
         ):
             fit_dock(section)
             layout.addWidget(_fold(title, section, is_open=False))
@@ -96,6 +103,7 @@ class InspectPanel(QWidget):
         self.runs.changed.connect(self._on_runs)
         self.asking.answered.connect(self._on_answered)
         self.requests.shown.connect(self._on_map)
+        self.paint.moved.connect(self._on_moved_attention)
         self._open = False
         self.start()
 
@@ -169,7 +177,8 @@ class InspectPanel(QWidget):
         """Write the report as HTML."""
         from ..attention.report import write_report
 
-        figures = (self.numbers.figures.table, self.switches.figures.table)
+        parts = (self.numbers, self.switches, self.paint)
+        figures = [part.figures.table for part in parts]
         tables = [*(t for t in figures if t is not None), *self.trust.tables]
         try:
             view = png_bytes(self._picture()) if hasattr(self.runs.viewer, "window") else None
@@ -198,6 +207,12 @@ class InspectPanel(QWidget):
     def _on_map(self, layer: Any) -> None:
         self.maps.refresh()
         self.maps.choose(layer)
+
+    def _on_moved_attention(self, _: Any) -> None:
+        self.maps.refresh()
+        moved = [entry for entry in self.maps.shown if entry.group == "What painting moved"]
+        if moved:
+            self.maps.choose(moved[0].layer)
 
     def _on_answered(self, _: Any) -> None:
         self._on_runs()

@@ -15,6 +15,8 @@ from .inspect_section import Section, fit_dock, outline_mask, show_map
 from .measure_table import FiguresTable
 
 if TYPE_CHECKING:
+    from napari.layers import Layer
+
     from ..attention.switches import Change, Effect
     from .inspect_tasks import RunRecord
 
@@ -132,20 +134,26 @@ class SwitchSection(Section):
         self.changed.emit(effect)
 
 
-def show_change(runs: Runs, record: RunRecord, effect: Effect) -> None:
-    """Show the voxels of the mask that changed, as a layer; the mask itself as outlines."""
+def show_change(runs: Runs, record: RunRecord, effect: Effect, what: str = "change") -> Layer:
+    """Show the voxels of the mask that changed, as a layer; the mask itself as outlines.
+
+    Parameters
+    ----------
+    what
+        End of the layer's name; one of the same name is replaced.
+    """
     from napari.utils.colormaps import DirectLabelColormap
 
     colours = {None: "transparent", 0: "transparent", **_COLOURS}
     model = record.card.name if record.card is not None else "model"
     features = {"index": list(range(4)), "name": list(_NAMES)}
     outline_mask(runs)  # its classes may have the same colours
-    show_map(
+    return show_map(
         runs.viewer,
         record.source,
         effect.difference,
         "change",
-        f"{record.source.volume.name} · {model} · change",
+        f"{record.source.volume.name} · {model} · {what}",
         labels=True,
         colormap=DirectLabelColormap(color_dict=colours),
         features=features,

@@ -101,7 +101,7 @@ class TrustSection(Section):
 
         maps: dict[str, Volume] = {}
         for entry in self.maps.shown:
-            if entry.group in ("What a change does", "Features"):
+            if entry.group in ("What a change does", "What painting moved", "Features"):
                 continue
             try:
                 maps[entry.title] = onto_scan(entry.layer, record.source)

@@ -3,6 +3,7 @@
 # mypy: disallow-subclassing-any=False
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qtpy.QtCore import QEvent, Qt
@@ -61,6 +62,7 @@ class Attention3DWidget(QWidget):
         self.inspect = InspectPanel(
             napari_viewer, self.runner, self.chooser, self.status, self.segment
         )
+        self.inspect.model_saved.connect(self._use_model)
         self.tabs.addTab(_scrolling(self.inspect), "Inspect")
         self.measure = MeasurePanel(napari_viewer, self.runner, self.chooser, self.status)
         self.tabs.addTab(_scrolling(self.measure), "Measure")
@@ -80,6 +82,11 @@ class Attention3DWidget(QWidget):
         layout.addWidget(self.tabs, 1)
         layout.addWidget(self.status)
         self._open = True
+
+    def _use_model(self, path: Path) -> None:
+        """Choose a model that was just saved for the next run."""
+        self.segment.form.add_model_file(str(path))
+        self.segment.start()
 
     def event(self, event: QEvent | None) -> bool:
         """Stop work when the dock is taken out of the window; start again when it comes back."""
