@@ -24,6 +24,11 @@ class Node:
         Node.died_on.append(threading.current_thread().name)
 
 
+@pytest.fixture(autouse=True)
+def _no_job_of_another_test(qtbot):
+    qtbot.waitUntil(lambda: not WindowGarbage.get().is_held, timeout=20_000)
+
+
 @pytest.fixture
 def collected_on():
     """Names of the threads that collected, while the test runs."""
