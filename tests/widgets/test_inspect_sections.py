@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from PIL import Image
 from qtpy.QtCore import QObject, QPoint, Qt, Signal
 from qtpy.QtTest import QTest
 
@@ -250,7 +251,7 @@ def test_a_click_finds_its_cell(qtbot):
     assert got == [(0, 2)]
 
 
-def test_maps_in_view_are_tested_and_the_best_is_drawn(qtbot, viewer, tab, glance):
+def test_maps_in_view_are_tested_and_the_best_is_drawn(qtbot, viewer, tab, glance, tmp_path):
     panel = tab(glance)
     shown = panel.maps.shown
     assert shown
@@ -267,6 +268,18 @@ def test_maps_in_view_are_tested_and_the_best_is_drawn(qtbot, viewer, tab, glanc
     choose(panel.trust.way_combo, "insertion")
     assert panel.trust.plot.points("most first") != points
     assert len(panel.trust.tables) == len(results)
+    assert len(panel.trust.figures.table.rows) == 6 * len(results)
+    for name in ("curves.png", "curves.svg"):
+        panel.trust.save_curves(str(tmp_path / name))
+        assert "Saved" in panel.runs.status.text
+    pixels = np.asarray(Image.open(tmp_path / "curves.png").convert("RGB")).reshape(-1, 3)
+    for colour in ((213, 94, 0), (0, 114, 178)):  # most attended first, least attended first
+        assert (np.abs(pixels.astype(int) - colour).max(axis=1) <= 40).sum() > 50
+    assert results[0].name in (tmp_path / "curves.svg").read_text()
+    panel.trust.save_curves(str(tmp_path / "curves.gif"))
+    assert "use .png or .svg" in panel.runs.status.text
+    panel.save_report(str(tmp_path / "report.html"))
+    assert "Deletion and insertion curves" in (tmp_path / "report.html").read_text()
     for entry in panel.maps.entries:
         entry.layer.visible = False
     panel.trust.test()

@@ -72,6 +72,26 @@ def test_the_chosen_map_is_counted_within_the_mask(qtbot, panel):
     assert table.column("times even")[1] == pytest.approx(5)
 
 
+def test_shares_are_those_of_the_command_line(qtbot, panel, viewer, tmp_path):
+    from napari_attention3d.attention.localise import attention_shares
+    from napari_attention3d.widgets.inspect_numbers import in_view
+    from napari_attention3d.widgets.layers import layer_to_volume
+
+    panel.numbers.what_combo.setCurrentIndex(panel.numbers.what_combo.findData("shares"))
+    with qtbot.waitSignal(panel.numbers.counted, timeout=30_000):
+        panel.numbers.count()
+    table = panel.numbers.figures.table
+    names = ("cells · net · attention gate", "mask")
+    values, labels = (in_view(layer_to_volume(viewer.layers[name])) for name in names)
+    assert table.rows == attention_shares(values, labels, {}).rows
+    assert table.column("largest value")[0] == "inside"
+    assert table.column("share inside (%)")[0] == pytest.approx(100)
+    saved = table.write(tmp_path / "shares.csv").read_text()
+    assert "share near" in saved
+    panel.save_report(str(tmp_path / "report.html"))
+    assert "share outside" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
 def test_counting_without_map_or_mask_says_what_is_missing(panel, viewer):
     viewer.layers["mask"].visible = False
     panel.numbers.count()

@@ -59,7 +59,7 @@ class Moved:
 
         That is the last row of the table.
         """
-        head = {LOOK: "look here", NOT: "not here"}[value]
+        head = {LOOK: "look", NOT: "not"}[value]
         old, new = (self.table.column(f"{head}, {when}")[-1] for when in ("before", "after"))
         return None if old is None or new is None else (float(old), float(new))
 
@@ -155,13 +155,14 @@ def _table(replay: Replay, painted: npt.NDArray[np.uint8], before: _Maps, after:
         Column("map"),
         *(
             Column(f"{head}, {when}", "%")
-            for head in ("look here", "not here")
+            for head in ("look", "not")
             for when in ("before", "after")
         ),
     )
     notes = (
         f"{replay.model.card.name}: attention under the strokes",
-        "Share of each map that lies under the strokes, of all of it in the part compared.",
+        "Share of each map that lies under strokes “look here” and “not here”, of all of it in "
+        "the part compared.",
     )
     return Table(columns, tuple(rows), notes)
 

@@ -14,6 +14,7 @@ from ..errors import Attention3DError
 from .inspect_asking import Asking
 from .inspect_channels import ChannelSection
 from .inspect_cursor import Cursor
+from .inspect_curves import curves_png
 from .inspect_maps import MapsSection
 from .inspect_numbers import NumbersSection
 from .inspect_report import gather, subtitle
@@ -177,12 +178,18 @@ class InspectPanel(QWidget):
         """Write the report as HTML."""
         from ..attention.report import write_report
 
-        parts = (self.numbers, self.switches, self.paint)
-        figures = [part.figures.table for part in parts]
-        tables = [*(t for t in figures if t is not None), *self.trust.tables]
+        figures = (self.switches.figures.table, self.paint.figures.table)
+        tables = [
+            *self.numbers.tables.values(),
+            *(table for table in figures if table is not None),
+            *self.trust.tables,
+        ]
         try:
             view = png_bytes(self._picture()) if hasattr(self.runs.viewer, "window") else None
-            title, sections = gather(self.runs, self.maps.shown, self.asking.last, tables, view)
+            curves = curves_png(self.trust.results) if self.trust.results else None
+            title, sections = gather(
+                self.runs, self.maps.shown, self.asking.last, tables, view, curves
+            )
             saved = write_report(path, title, sections, subtitle=subtitle())
         except Attention3DError as error:
             self.runs.status.idle(str(error))

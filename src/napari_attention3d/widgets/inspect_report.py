@@ -34,6 +34,7 @@ def gather(
     asked: Asked | None,
     tables: Sequence[Table],
     view: bytes | None,
+    curves: bytes | None = None,
 ) -> tuple[str, list[Section]]:
     """Return title and sections of a report on the chosen scan.
 
@@ -49,6 +50,8 @@ def gather(
         Figures that were counted.
     view
         A picture (PNG) of the view as it is.
+    curves
+        A picture (PNG) of deletion and insertion curves.
 
     Raises
     ------
@@ -79,7 +82,8 @@ def gather(
     if asked is not None:
         sections.append(_about_answer(asked))
     if tables:
-        sections.append(Section("Figures", tables=tables))
+        drawn = [] if curves is None else [Picture(curves, "Deletion and insertion curves")]
+        sections.append(Section("Figures", pictures=drawn, tables=tables))
     if record is not None and record.provenance is not None:
         sections.append(Section("How the mask was made", details=record.provenance))
     return f"Where the network looked: {source.volume.name}", sections

@@ -7,12 +7,13 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from qtpy.QtCore import Signal
-from qtpy.QtWidgets import QComboBox, QFormLayout, QPushButton, QSizePolicy
+from qtpy.QtWidgets import QComboBox, QFileDialog, QFormLayout, QPushButton, QSizePolicy
 
 from ..analysis.table import Table
 from ..errors import Attention3DError
 from . import inspect_jobs
 from .curves import CurvePlot
+from .inspect_curves import save_curves
 from .inspect_maps import MapsSection
 from .inspect_runs import Runs
 from .inspect_section import Section, onto_scan
@@ -52,9 +53,12 @@ class TrustSection(Section):
         self.plot = CurvePlot("% of the window")
         for name in _CURVES:
             self.plot.add_curve(name, share=True)
-        self.figures = FiguresTable("Areas under the curves, and their points")
+        self.save_button = QPushButton("Save the curves …")
+        self.save_button.setToolTip("Of all tested maps, as PNG or SVG")
+        self.figures = FiguresTable("Areas under the curves of all tested maps, and their points")
         self._lay_out()
         self.button.clicked.connect(self.test)
+        self.save_button.clicked.connect(self._ask_and_save)
         self.result_combo.currentIndexChanged.connect(self._draw)
         self.way_combo.currentIndexChanged.connect(self._draw)
         self.figures.saved.connect(lambda path: runs.status.idle(f"Saved {path}"))
@@ -75,6 +79,7 @@ class TrustSection(Section):
             self.way_combo,
             self.plot,
             self.verdict_label,
+            self.save_button,
             self.figures,
         )
         for widget in self._results:
@@ -127,6 +132,9 @@ class TrustSection(Section):
         self.result_combo.blockSignals(False)
         for widget in self._results:
             widget.setVisible(True)
+        from ..attention.faithfulness import faithfulness_table
+
+        self.figures.show_table(faithfulness_table(results))
         self._draw()
         self.runs.status.idle("Tested")
         self.tested.emit(results)
@@ -135,6 +143,22 @@ class TrustSection(Section):
     def tables(self) -> list[Table]:
         """A table per tested map."""
         return [found.table for found in self.results]
+
+    def _ask_and_save(self) -> None:
+        path, _ = QFileDialog.getSaveFileName(
+            self, "Save the curves", "curves.png", "Pictures (*.png *.svg)"
+        )
+        if path:
+            self.save_curves(path)
+
+    def save_curves(self, path: str) -> None:
+        """Write the curves of all tested maps as PNG or SVG."""
+        try:
+            saved = save_curves(path, self.results)
+        except Attention3DError as error:
+            self.runs.status.idle(str(error))
+            return
+        self.runs.status.idle(f"Saved {saved}")
 
     def _draw(self, *_: object) -> None:
         index = self.result_combo.currentIndex()
@@ -149,4 +173,3 @@ class TrustSection(Section):
             for fraction, score in zip(curve.fractions, curve.scores, strict=True):
                 self.plot.append(name, 100 * fraction, score)
         self.verdict_label.setText(found.verdict)
-        self.figures.show_table(found.table)

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .inspect_look import role_of
+from .inspect_look import map_layers
 from .inspect_runs import Runs
 from .inspect_section import outline_mask, show_map
 from .inspect_switches import show_change
+from .paint_layers import find_strokes
 
 if TYPE_CHECKING:
     from napari.layers import Layer
@@ -17,50 +18,75 @@ if TYPE_CHECKING:
 
     from .paint_jobs import PaintResult
 
-__all__ = ["remove_moved", "result_words", "show_moved"]
+__all__ = ["MovedLayers", "result_words"]
 
 _WHAT = "mask change by painting"
 _LESS, _MORE = "#ff7f2a", "#4db8ff"
 _MEANING = "Attention after minus before painting. Blue: more than before. Orange: less."
+_DIMMED = 0.4
+"""Share of the scan's opacity that is left under a difference of maps."""
 
 
-def show_moved(runs: Runs, result: PaintResult) -> list[Layer]:
-    """Show the change of each map, the largest one visible, and the mask's."""
-    moved, source = result.moved, result.record.source
-    outline_mask(runs)
-    changes = {name: moved.change(name) for name in moved.before}
-    largest = max(changes, key=lambda name: float(np.abs(changes[name].array).mean()))
-    made = []
-    for name, volume in changes.items():
-        limit = float(np.percentile(np.abs(volume.array), 99.9)) or 1e-6
-        title = str(volume.metadata["map"]["title"])
-        about = {**volume.metadata["map"], "title": title, "description": _MEANING}
-        layer = show_map(
-            runs.viewer,
-            source,
-            volume.replace(metadata={**volume.metadata, "map": about}),
-            f"moved:{name}",
-            f"{source.volume.name} · {result.model.card.name} · change of {title}",
-            colormap=_diverging(),
-            contrast_limits=(-limit, limit),
-            blending="additive",
-            interpolation2d="linear",
-            opacity=0.9,
-            visible=name == largest,
-        )
-        made.append(layer)
-    made.append(show_change(runs, result.record, moved.effect, _WHAT))
-    return made
+class MovedLayers:
+    """Layers of a result, and how the others looked before.
 
+    Parameters
+    ----------
+    runs
+        Of the tab.
+    result
+        The change of each map is shown, the largest one visible, and the mask's. The scan
+        is dimmed and other maps are hidden meanwhile, as additive colours add up.
+    """
 
-def remove_moved(viewer: Any, result: PaintResult) -> None:
-    """Take the layers of a result out of the viewer, those that are still there."""
-    scan = result.record.source.volume.name
-    for layer in list(viewer.layers):
-        role = role_of(layer)
-        ours = role.startswith("moved:") or (role == "change" and layer.name.endswith(_WHAT))
-        if ours and layer.name.startswith(f"{scan} · "):
-            viewer.layers.remove(layer)
+    def __init__(self, runs: Runs, result: PaintResult) -> None:
+        self.viewer = runs.viewer
+        self._before: list[tuple[Layer, str, Any, Any]] = []
+        moved, source = result.moved, result.record.source
+        outline_mask(runs)
+        for entry in map_layers(self.viewer):
+            self._change(entry.layer, "visible", False)
+        scan, strokes = runs.chooser.layer, find_strokes(self.viewer, source)
+        if scan is not None:
+            self._change(scan, "opacity", _DIMMED * scan.opacity)
+        if strokes is not None:
+            self._change(strokes, "contour", 1)
+        changes = {name: moved.change(name) for name in moved.before}
+        largest = max(changes, key=lambda name: float(np.abs(changes[name].array).mean()))
+        self.layers = []
+        for name, volume in changes.items():
+            limit = float(np.percentile(np.abs(volume.array), 99.9)) or 1e-6
+            title = str(volume.metadata["map"]["title"])
+            about = {**volume.metadata["map"], "description": _MEANING}
+            layer = show_map(
+                self.viewer,
+                source,
+                volume.replace(metadata={**volume.metadata, "map": about}),
+                f"moved:{name}",
+                f"{source.volume.name} · {result.model.card.name} · change of {title}",
+                colormap=_diverging(),
+                contrast_limits=(-limit, limit),
+                blending="additive",
+                interpolation2d="linear",
+                opacity=1.0,
+                visible=name == largest,
+            )
+            self.layers.append(layer)
+        self.layers.append(show_change(runs, result.record, moved.effect, _WHAT))
+
+    def _change(self, layer: Layer, name: str, value: Any) -> None:
+        self._before.append((layer, name, getattr(layer, name), value))
+        setattr(layer, name, value)
+
+    def remove(self) -> None:
+        """Take the layers out of the viewer, those that are still there; show the others again."""
+        for layer in self.layers:
+            if layer in self.viewer.layers:
+                self.viewer.layers.remove(layer)
+        for layer, name, old, ours in self._before:
+            if getattr(layer, name) == ours:  # else the person has chosen anew
+                setattr(layer, name, old)
+        self._before.clear()
 
 
 def result_words(result: PaintResult) -> str:
@@ -72,9 +98,10 @@ def result_words(result: PaintResult) -> str:
     for value, words in ((LOOK, "look here"), (NOT, "not here")):
         shares = moved.shares(value)
         if shares is not None:
-            parts.append(f"under “{words}” {_percent(shares[0])} → {_percent(shares[1])}")
+            times = f" (× {shares[1] / shares[0]:.2f})" if shares[0] else ""
+            parts.append(f"“{words}” {_percent(shares[0])} → {_percent(shares[1])}{times}")
     effect = moved.effect
-    first = f"Attention {', '.join(parts)}; mask: Dice {effect.dice:.3f} to before, "
+    first = f"Share of attention under {', '.join(parts)}. Mask: Dice {effect.dice:.3f} to before, "
     first += f"{effect.changed_voxels:,} voxels changed"
     return (
         f"{first}\n{result.steps} steps. Shares are means over the maps, of all attention in the "

@@ -20,7 +20,7 @@ from qtpy.QtWidgets import (
 from ..errors import Attention3DError
 from .correct_form import _swatch
 from .inspect_runs import Runs
-from .inspect_section import Section
+from .inspect_section import Section, outline_mask
 from .measure_table import FiguresTable
 from .paint_jobs import PaintResult, move_job, save_painted
 from .paint_layers import (
@@ -32,7 +32,7 @@ from .paint_layers import (
     read_strokes,
     write_strokes,
 )
-from .paint_results import remove_moved, result_words, show_moved
+from .paint_results import MovedLayers, result_words
 
 if TYPE_CHECKING:
     from napari.layers import Labels
@@ -55,6 +55,7 @@ class PaintSection(Section):
     def __init__(self, runs: Runs) -> None:
         super().__init__(runs)
         self.result: PaintResult | None = None
+        self._layers: MovedLayers | None = None
         self.about_label = self.words(
             "Paint where the network shall look, and where not. A copy of it is trained until its "
             "attention follows; the mask is kept as far as possible. Ctrl+Z takes a stroke back. "
@@ -154,6 +155,7 @@ class PaintSection(Section):
             return
         layer = self.layer() or make_strokes(self.runs.viewer, source)
         layer.visible = True
+        outline_mask(self.runs)  # one paints on the scan, which must be seen
         self.runs.viewer.layers.selection.active = layer
         if value:
             layer.selected_label = value
@@ -267,7 +269,7 @@ class PaintSection(Section):
     def _show(self, result: PaintResult) -> None:
         self._forget()
         self.result = result
-        show_moved(self.runs, result)
+        self._layers = MovedLayers(self.runs, result)
         self.result_label.setText(result_words(result))
         self.figures.show_table(result.moved.table)
         self.accept_button.setEnabled(True)
@@ -276,9 +278,9 @@ class PaintSection(Section):
         self.moved.emit(result)
 
     def _forget(self) -> None:
-        if self.result is not None:
-            remove_moved(self.runs.viewer, self.result)
-        self.result = None
+        if self._layers is not None:
+            self._layers.remove()
+        self.result = self._layers = None
 
     def discard(self) -> None:
         """Forget the trained copy and its layers; the strokes stay."""
