@@ -101,6 +101,31 @@ def test_counting_without_map_or_mask_says_what_is_missing(panel, viewer):
     assert "Choose a map" in panel.runs.status.text
 
 
+def test_maps_stand_out_on_a_dark_scan_and_all_comes_back(panel, viewer):
+    scan, gate, mask = viewer.layers["cells"], panel.maps.entries[0].layer, viewer.layers["mask"]
+    scan.opacity, gate.opacity = 0.8, 0.4
+    before = [(one.opacity, getattr(one, "contour", None)) for one in viewer.layers]
+    panel.view.dark_box.setChecked(True)
+    assert scan.opacity == pytest.approx(0.36)
+    assert (mask.contour, mask.opacity, gate.opacity) == (1, 1, 0.85)
+    viewer.dims.ndisplay = 3
+    assert (mask.contour, mask.opacity) == (0, 0.25)
+    viewer.dims.ndisplay = 2
+    gate.opacity = 0.6  # the person's own choice stays
+    panel.view.dark_box.setChecked(False)
+    gate.opacity = 0.4
+    assert [(one.opacity, getattr(one, "contour", None)) for one in viewer.layers] == before
+
+
+def test_colours_are_stretched_over_what_a_map_holds_and_back(panel):
+    gate = panel.maps.layer
+    gate.data = np.linspace(0.9, 1, gate.data.size, dtype=np.float32).reshape(gate.data.shape)
+    panel.view.stretch_box.setChecked(True)
+    assert gate.contrast_limits == pytest.approx([0.901, 0.9998], abs=1e-3)
+    panel.view.stretch_box.setChecked(False)
+    assert gate.contrast_limits == [0, 1]
+
+
 def test_a_picture_has_the_maps_colours_beside_it(panel, viewer, tmp_path):
     canvas = np.zeros((300, 400, 4), np.uint8)
     canvas[..., :] = (10, 20, 30, 255)

@@ -24,6 +24,7 @@ from .inspect_section import fit_dock
 from .inspect_snapshot import png_bytes, save_image, snapshot
 from .inspect_switches import SwitchSection
 from .inspect_trust import TrustSection
+from .inspect_view import ViewRow
 from .layer_chooser import LayerChooser
 from .paint_section import PaintSection
 from .segment_panel import SegmentPanel
@@ -46,6 +47,8 @@ class InspectPanel(QWidget):
         The probe.
     maps
         The list of maps.
+    view
+        How the view shows them.
     cursor
         What lies under the mouse.
     requests, numbers, trust, switches, channels, paint
@@ -71,6 +74,7 @@ class InspectPanel(QWidget):
         self.runs.failed.connect(self.failed)
         self.asking = Asking(self.runs)
         self.maps = MapsSection(viewer)
+        self.view = ViewRow(self.runs, self.maps)
         self.cursor = Cursor(self.runs)
         self.numbers = NumbersSection(self.runs, self.maps)
         self.requests = RequestSection(self.runs)
@@ -85,7 +89,7 @@ class InspectPanel(QWidget):
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 6, 0, 0)
         layout.addWidget(self.asking.form)
-        layout.addWidget(_fold("Maps", self.maps, self.here_label))
+        layout.addWidget(_fold("Maps", self.maps, self.view, self.here_label))
         for title, section in (
             ("More maps", self.requests),
             ("Per label", self.numbers),
@@ -114,6 +118,7 @@ class InspectPanel(QWidget):
             self._open = True
             self.asking.start()
             self.maps.start()
+            self.view.start()
 
     def close_down(self) -> None:
         """Follow the viewer and its mouse no longer."""
@@ -122,6 +127,7 @@ class InspectPanel(QWidget):
         self._open = False
         self.asking.close_down()
         self.maps.close_down()
+        self.view.close_down()
         self.cursor.switch(False)
 
     def showEvent(self, event: QShowEvent | None) -> None:

@@ -1,0 +1,128 @@
+"""How the view shows maps: the scan darkened and the mask outlined, colours stretched."""
+
+# mypy: disallow-subclassing-any=False
+from __future__ import annotations
+
+import weakref
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from qtpy.QtWidgets import QCheckBox, QHBoxLayout, QWidget
+
+from .inspect_look import base_colormap, sample, set_threshold
+from .inspect_maps import MapsSection
+from .inspect_runs import Runs
+
+if TYPE_CHECKING:
+    from napari.layers import Image, Layer
+
+__all__ = ["ViewRow"]
+
+_SCAN, _MASK_3D, _MAP = 0.45, 0.25, 0.85
+"""Share of the scan's opacity that is left; the mask's in 3D; a map's own."""
+_MAPS = ("Where it looked", "On request", "How sure it is")
+
+
+class ViewRow(QWidget):
+    """Two boxes below the list of maps.
+
+    Parameters
+    ----------
+    runs
+        Knows scan and mask.
+    maps
+        The list: the chosen map's colours are stretched.
+    """
+
+    def __init__(self, runs: Runs, maps: MapsSection) -> None:
+        super().__init__()
+        self.runs, self.maps, self.viewer = runs, maps, runs.viewer
+        self._before: list[tuple[Layer, str, Any, Any]] = []
+        self._limits: weakref.WeakKeyDictionary[Image, tuple[float, float]] = (
+            weakref.WeakKeyDictionary()
+        )
+        self.dark_box = QCheckBox("Dark scan, outlined mask")
+        self.dark_box.setToolTip(
+            "Darkens the scan and shows the mask as outlines, so that maps stand out: for looking "
+            "and for pictures"
+        )
+        self.stretch_box = QCheckBox("Stretch colours")
+        self.stretch_box.setToolTip(
+            "Spreads the chosen map's colours over what it holds (1st to 99.8th percentile), "
+            "in place of its whole range. Shows detail; maps can't be compared by colour any more"
+        )
+        row = QHBoxLayout(self)
+        row.setContentsMargins(0, 0, 0, 0)
+        row.addWidget(self.dark_box)
+        row.addWidget(self.stretch_box)
+        row.addStretch(1)
+        self.dark_box.toggled.connect(self._on_dark)
+        self.stretch_box.toggled.connect(self._on_stretch)
+        maps.chosen.connect(self._on_chosen)
+
+    def start(self) -> None:
+        """Follow the viewer's change between 2D and 3D."""
+        self.viewer.dims.events.ndisplay.connect(self._again)
+
+    def close_down(self) -> None:
+        """Follow it no longer."""
+        self.viewer.dims.events.ndisplay.disconnect(self._again)
+
+    def _again(self, event: Any = None) -> None:
+        if self.dark_box.isChecked():
+            self._on_dark(False)
+            self._on_dark(True)
+
+    def _on_dark(self, on: bool) -> None:
+        for layer, name, old, ours in reversed(self._before):
+            if getattr(layer, name) == ours:  # else the person has chosen anew
+                setattr(layer, name, old)
+        self._before.clear()
+        if not on:
+            return
+        scan, mask = self.runs.chooser.layer, self.runs.mask_layer()
+        if scan is not None:
+            self._change(scan, "opacity", _SCAN * scan.opacity)
+        if mask is not None and self.viewer.dims.ndisplay == 2:
+            self._change(mask, "contour", 1)
+            self._change(mask, "opacity", 1.0)
+        elif mask is not None:  # in 3D a mask has no outlines
+            self._change(mask, "opacity", _MASK_3D)
+        for entry in self.maps.entries:
+            if entry.group in _MAPS:
+                self._change(entry.layer, "opacity", _MAP)
+
+    def _change(self, layer: Layer, name: str, value: Any) -> None:
+        self._before.append((layer, name, getattr(layer, name), value))
+        setattr(layer, name, value)
+
+    def _on_stretch(self, on: bool) -> None:
+        layer = self.maps.layer
+        if layer is None:
+            return
+        low, high = (float(v) for v in layer.contrast_limits)
+        if on and layer not in self._limits:
+            values = sample(layer)
+            first, last = (float(v) for v in np.percentile(values, (1, 99.8)))
+            if last > first:
+                self._limits[layer] = low, high
+                self._set(layer, first, last)
+        elif not on and layer in self._limits:
+            self._set(layer, *self._limits.pop(layer))
+
+    @staticmethod
+    def _set(layer: Image, low: float, high: float) -> None:
+        """Change what the colours span; a threshold, which is a share of that, goes."""
+        layer.colormap = base_colormap(layer)
+        layer.contrast_limits_range = (
+            min(low, layer.contrast_limits_range[0]),
+            max(high, layer.contrast_limits_range[1]),
+        )
+        layer.contrast_limits = low, high
+        set_threshold(layer, low)
+
+    def _on_chosen(self) -> None:
+        layer = self.maps.layer
+        self.stretch_box.blockSignals(True)
+        self.stretch_box.setChecked(layer is not None and layer in self._limits)
+        self.stretch_box.blockSignals(False)
