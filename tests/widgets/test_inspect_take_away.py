@@ -106,13 +106,21 @@ def test_maps_stand_out_on_a_dark_scan_and_all_comes_back(panel, viewer):
     scan.opacity, gate.opacity = 0.8, 0.4
     before = [(one.opacity, getattr(one, "contour", None)) for one in viewer.layers]
     panel.view.dark_box.setChecked(True)
-    assert scan.opacity == pytest.approx(0.36)
-    assert (mask.contour, mask.opacity, gate.opacity) == (1, 1, 0.85)
+    assert scan.opacity == pytest.approx(0.44)
+    assert (mask.contour, mask.opacity, gate.opacity) == (1, 1, 0.5)
+    viewer.dims.set_point(0, 9.0)
     viewer.dims.ndisplay = 3
-    assert (mask.contour, mask.opacity) == (0, 0.25)
+    assert (mask.contour, mask.opacity, scan.visible) == (0, 0.45, False)
+    assert str(gate.depiction) == "plane"
+    assert gate.plane.normal == pytest.approx((1, 0, 0))
+    # The plane lies where the slice was.
+    assert gate.data_to_world(gate.plane.position)[0] == pytest.approx(viewer.dims.point[0])
     viewer.dims.ndisplay = 2
-    gate.opacity = 0.6  # the person's own choice stays
+    assert str(gate.depiction) == "volume"
+    assert scan.visible
+    gate.opacity = 0.7  # the person's own choice stays
     panel.view.dark_box.setChecked(False)
+    assert gate.opacity == 0.7
     gate.opacity = 0.4
     assert [(one.opacity, getattr(one, "contour", None)) for one in viewer.layers] == before
 

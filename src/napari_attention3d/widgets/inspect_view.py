@@ -18,8 +18,10 @@ if TYPE_CHECKING:
 
 __all__ = ["ViewRow"]
 
-_SCAN, _MASK_3D, _MAP = 0.45, 0.25, 0.85
-"""Share of the scan's opacity that is left; the mask's in 3D; a map's own."""
+_SCAN, _MAP = 0.55, 0.5
+"""In 2D: share of the scan's opacity that is left; a map's own."""
+_MASK_3D, _MAP_3D = 0.45, 0.9
+"""In 3D, where a map is a plane through the mask and the scan is not shown."""
 _MAPS = ("Where it looked", "On request", "How sure it is")
 
 
@@ -43,8 +45,8 @@ class ViewRow(QWidget):
         )
         self.dark_box = QCheckBox("Dark scan, outlined mask")
         self.dark_box.setToolTip(
-            "Darkens the scan and shows the mask as outlines, so that maps stand out: for looking "
-            "and for pictures"
+            "2D: darkens the scan and shows the mask as outlines, so that maps stand out. "
+            "3D: shows maps as a plane through the mask, at the slice in view"
         )
         self.stretch_box = QCheckBox("Stretch colours")
         self.stretch_box.setToolTip(
@@ -81,16 +83,30 @@ class ViewRow(QWidget):
         if not on:
             return
         scan, mask = self.runs.chooser.layer, self.runs.mask_layer()
-        if scan is not None:
+        flat = self.viewer.dims.ndisplay == 2
+        if scan is not None and flat:
             self._change(scan, "opacity", _SCAN * scan.opacity)
-        if mask is not None and self.viewer.dims.ndisplay == 2:
-            self._change(mask, "contour", 1)
-            self._change(mask, "opacity", 1.0)
-        elif mask is not None:  # in 3D a mask has no outlines
-            self._change(mask, "opacity", _MASK_3D)
+        elif scan is not None:
+            self._change(scan, "visible", False)
+        if mask is not None:
+            if flat:  # in 3D a mask has no outlines
+                self._change(mask, "contour", 1)
+            self._change(mask, "opacity", 1.0 if flat else _MASK_3D)
         for entry in self.maps.entries:
             if entry.group in _MAPS:
-                self._change(entry.layer, "opacity", _MAP)
+                self._change(entry.layer, "opacity", _MAP if flat else _MAP_3D)
+                if not flat:
+                    self._as_plane(entry.layer)
+
+    def _as_plane(self, layer: Image) -> None:
+        """Show the slice in view: all of a map at once hides itself."""
+        self._change(layer, "depiction", "plane")
+        normal = [0, 0, 0]
+        normal[self.viewer.dims.order[-3] - (self.viewer.dims.ndim - 3)] = 1
+        layer.plane.normal = tuple(normal)
+        layer.plane.thickness = 1
+        point = np.asarray(self.viewer.dims.point, dtype=float)[-3:]
+        layer.plane.position = tuple(np.asarray(layer.world_to_data(point), dtype=float)[-3:])
 
     def _change(self, layer: Layer, name: str, value: Any) -> None:
         self._before.append((layer, name, getattr(layer, name), value))
