@@ -330,6 +330,52 @@ def test_layers_of_an_answer_follow_a_flipped_and_turned_scan(viewer, scan_array
     assert layer.data[tuple(index)] == scan_array[3, 4, 5]
 
 
+def odd_layer(viewer, array, kind):
+    """The scan as a pyramid, as one point of a time series, or stored turned and flipped."""
+    if kind == "multiscale":
+        return viewer.add_image([array, array[::2, ::2, ::2]], multiscale=True, scale=(2, 1, 1))
+    if kind == "time":
+        return viewer.add_image(np.stack([array]), scale=(1, 2, 1, 1))
+    from napari_attention3d.geometry import Geometry
+    from napari_attention3d.volumes.volume import Volume
+    from napari_attention3d.widgets.layers import volume_to_layer_data
+
+    affine = np.array([[0, 0, -2, 50], [3, 0, 0, 1], [0, -1.5, 0, 9], [0, 0, 0, 1]], float)
+    volume = Volume(array, Geometry(array.shape, affine, "mm", True), "turned")
+    data, keywords, _ = volume_to_layer_data(volume)[0]
+    return viewer.add_image(data, **keywords)
+
+
+@pytest.mark.parametrize("kind", ["multiscale", "time", "turned"])
+def test_everything_works_on_odd_scans(qtbot, viewer, scan_array, glance, inspect, kind):
+    layer = odd_layer(viewer, scan_array, kind)
+    panel = inspect(viewer, layer, glance)
+    assert panel.runs.stale() == ""
+    source = panel.runs.source()
+    array = layer.data[0] if kind in ("multiscale", "time") else layer.data
+    # Corners of the scan, and both sides of where its first tile ends.
+    for voxel in ((0, 0, 0), (15, 19, 19), (16, 20, 20), (19, 23, 27)):
+        ask(qtbot, panel, voxel)
+        assert panel.asking.last.question.voxel == voxel
+        (place,) = asked_layers(viewer)["asked-place"]
+        at = np.round(layer.world_to_data(place.data_to_world(place.data[0])))[-3:].astype(int)
+        assert np.asarray(array)[tuple(at)] == np.asarray(source.volume.array)[voxel]
+        (row,) = asked_layers(viewer)["asked"]
+        assert row.data.sum() == pytest.approx(1, abs=1e-5)
+    with qtbot.waitSignal(panel.requests.shown, timeout=60_000) as got:
+        panel.requests.compute()
+    low = np.asarray(got.args[0].extent.world[0])[-3:]
+    high = np.asarray(got.args[0].extent.world[1])[-3:]
+    spread = np.asarray(layer.extent.world)[:, -3:]
+    step = np.abs(np.asarray(layer.scale)[-3:])
+    assert (np.abs(np.array([low, high]) - spread) <= step).all()
+    panel.paint.choose(1)
+    strokes = panel.paint.layer()
+    assert strokes.data.shape == tuple(source.shown.shape)
+    strokes.data[(0, 0, 0)] = 1
+    assert panel.paint.strokes().array.sum() == 1
+
+
 # ---- real clicks
 
 
