@@ -211,7 +211,7 @@ def run_model(
     save(found)
     for number, box in enumerate(boxes):
         for row in of_window(replay, box, model, result.labels, args):
-            found["rows"].append({"model": name, "window": number + 1, **row})
+            found["rows"].append({"window": number + 1, **row})
             save(found)
     return found
 

@@ -19,14 +19,16 @@ _TRUST = (
     (
         "attention:gate",
         "On the built-in brain model, hiding what it marks hurts the mask about as much as hiding "
-        "the mask's own tissue: faithful, deep levels less so.",
+        "the mask's own tissue: faithful, deep levels less so. On networks trained for minutes it "
+        "was little better than chance. It does not tell classes apart.",
     ),
     (
         "attention:guided",
-        "On the built-in brain model, no better than chance: pretty rather than faithful.",
+        "On the built-in brain model, hardly better than chance: pretty rather than faithful.",
     ),
     ("asked", "The read-out tells how much this attention adds; near 0 it is merely pretty."),
     ("request:", "Tells where to doubt the mask, not what it was drawn from."),
+    ("moved:", "Tells what painting changed, not whether the mask depends on it."),
     ("uncertainty", "Tells where to doubt the mask, not what it was drawn from."),
 )
 
