@@ -1,11 +1,12 @@
 """Take a picture of attention maps on a scan, in 2D and in 3D, from the real program.
 
     scripts/with-screen.sh python scripts/gallery.py --image FILE --model NAME|FILE -o FILE.png
-        [--axis z|y|x] [--map gate-level-2]
+        [--axis z|y|x] [--map gate-level-2] [--paint]
 
 Opens napari, runs the model, shows the map as the Inspect tab does with a dark scan and an
 outlined mask, and joins its snapshots of a slice and of the whole, with colour bar and
-scale bar. For scans that are not in the repository; docs/attention.md names theirs.
+scale bar. With --paint the window is taken after two strokes have moved the attention. For
+scans that are not in the repository; docs/attention.md names theirs.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ def main() -> None:
         "--angles", type=float, nargs=3, default=(-20, 25, 150), help="of the 3D view"
     )
     parser.add_argument("--whole-range", action="store_true", help="colours over the stated range")
+    parser.add_argument("--paint", action="store_true", help="move the attention, take the window")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         os.environ["NAPARI_CONFIG"] = str(Path(temporary) / "settings.yaml")
@@ -56,6 +58,9 @@ def take(args: argparse.Namespace, folder: Path) -> None:
     panel = dock.inspect
     dock.tabs.setCurrentIndex([dock.tabs.tabText(i) for i in range(6)].index("Inspect"))
     settle(500)
+    if args.paint:
+        paint(viewer, dock, args.out)
+        return
     for entry in panel.maps.entries:
         entry.layer.visible = role_of(entry.layer) == f"attention:{args.map}"
         if entry.layer.visible:
@@ -75,6 +80,32 @@ def take(args: argparse.Namespace, folder: Path) -> None:
     shots.append(shot(panel, folder / "whole.png"))
     viewer.close()
     join(shots, args.out)
+
+
+def paint(viewer: Any, dock: Any, path: Path) -> None:
+    """Paint "look here" in the middle and "not here" beside it, train, take the canvas."""
+    from PIL import Image
+
+    from napari_attention3d.widgets.demo import settle, wait_until
+
+    section, scan = dock.inspect.paint, dock.inspect.runs.chooser.layer
+    z, y, x = (n // 2 for n in scan.data.shape)
+    viewer.dims.set_point(0, float(scan.data_to_world((z, y, x))[0]))
+    for value, start in ((1, x - 6), (2, x + scan.data.shape[2] // 5)):
+        section.choose(value)
+        layer = section.layer()
+        layer.brush_size = 10
+        for column in range(start, start + 14, 2):
+            layer.paint((z, y, column), value)
+    section.start()
+    wait_until(lambda: not dock.inspect.runs.is_busy)
+    print(section.result_label.text())
+    settle(1000)
+    picture = Image.fromarray(viewer.screenshot(canvas_only=True, flash=False)).convert("RGB")
+    picture.thumbnail((HEIGHT * 2, HEIGHT))
+    viewer.close()
+    picture.quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
+    print(f"{path} {picture.width} x {picture.height}, {path.stat().st_size / 1000:.0f} kB")
 
 
 def shot(panel: Any, path: Path) -> Any:

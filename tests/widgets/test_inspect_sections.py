@@ -262,11 +262,11 @@ def test_maps_in_view_are_tested_and_the_best_is_drawn(qtbot, viewer, tab, glanc
     best = max(results, key=lambda found: found.gain)
     assert panel.trust.verdict_label.text() == best.verdict
     curve = best.curve("most attended first", "deletion")
-    points = panel.trust.plot.points("most first")
+    points = panel.trust.plot.points("most")
     expected = [(100 * f, s) for f, s in zip(curve.fractions, curve.scores, strict=True)]
     np.testing.assert_allclose(points, expected)
     choose(panel.trust.way_combo, "insertion")
-    assert panel.trust.plot.points("most first") != points
+    assert panel.trust.plot.points("most") != points
     assert len(panel.trust.tables) == len(results)
     assert len(panel.trust.figures.table.rows) == 6 * len(results)
     for name in ("curves.png", "curves.svg"):

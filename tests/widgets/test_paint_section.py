@@ -67,8 +67,8 @@ def test_strokes_train_a_copy_and_what_moved_lies_on_the_scan(qtbot, ran, viewer
     look, away = result.moved.shares(1), result.moved.shares(2)
     assert look[1] - look[0] > away[1] - away[0]
     words = ran.result_label.text()
-    assert f"“look here” {look[0]:.2g} % → {look[1]:.2g} %" in words
-    assert f"Dice {result.moved.effect.dice:.3f}" in words
+    assert f"“look here” {look[0]:.3g} % → {look[1]:.3g} %" in words
+    assert f"Dice {result.moved.effect.dice:.3f} (" in words
     assert f"{result.moved.effect.changed_voxels:,} voxels changed" in ran.runs.status.text
     moved = [one for one in viewer.layers if role(one).startswith("moved:")]
     assert len(moved) == len(result.moved.before)
@@ -100,12 +100,13 @@ def role(layer):
 def test_discarding_leaves_network_and_layers_as_they_were(qtbot, ran, viewer):
     paint_both(ran)
     before = list(viewer.layers)
+    assert viewer.layers["cells"].opacity == pytest.approx(0.55)  # scan and maps are seen
     look = [(one.visible, one.opacity) for one in before]
     model = ran.runs.segment.shelf.get(ran.runs.known().model_ref)
     weights = [p.clone() for p in model.network.parameters()]
     train(qtbot, ran)
     assert ran.accept_button.isVisibleTo(ran)
-    assert viewer.layers["cells"].opacity < 1
+    assert viewer.layers["cells"].opacity == pytest.approx(0.4)
     ran.discard()
     assert list(viewer.layers) == before
     assert [(one.visible, one.opacity) for one in before] == look

@@ -69,8 +69,8 @@ def _plot(found: Faithfulness, way: Direction) -> str:
         parts.append(
             f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2"/>'
         )
-        words = f"{order} ({curve.area:.3f})"
-        x = -30 + number * 125
+        words = f"{order.replace(' attended', '')} ({curve.area:.3f})"
+        x = number * 105
         parts.append(
             f'<text x="{x}" y="{_HEIGHT + 36}" fill="{colour}" font-size="10">{words}</text>'
         )

@@ -83,6 +83,7 @@ class InspectPanel(QWidget):
         self.trust = TrustSection(self.runs, self.maps)
         self.paint = PaintSection(self.runs)
         self.paint.accepted.connect(self.model_saved)
+        self.paint.painting.connect(lambda: self.view.dark_box.setChecked(True))
         self.here_label = QLabel(_NOWHERE)
         self.here_label.setWordWrap(True)
         self.here_label.setMinimumHeight(3 * self.fontMetrics().lineSpacing())
@@ -188,6 +189,7 @@ class InspectPanel(QWidget):
         tables = [
             *self.numbers.tables.values(),
             *(table for table in figures if table is not None),
+            *([self.paint.result.moved.effect.table] if self.paint.result is not None else []),
             *self.trust.tables,
         ]
         try:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["TrustSection"]
 
-_CURVES = ("most first", "random", "least first")
+_CURVES = ("most", "random", "least")
 
 
 class TrustSection(Section):
@@ -51,6 +51,10 @@ class TrustSection(Section):
         self.button = QPushButton("Test the maps in view")
         self.verdict_label = self.words()
         self.plot = CurvePlot("% of the window")
+        self.plot.setToolTip(
+            "The mask's own probability while parts are hidden or put back: those first that the "
+            "map marks most, parts drawn at random, those first that it marks least"
+        )
         for name in _CURVES:
             self.plot.add_curve(name, share=True)
         self.save_button = QPushButton("Save the curves …")

@@ -24,7 +24,7 @@ _WHAT = "mask change by painting"
 _LESS, _MORE = "#ff7f2a", "#4db8ff"
 _MEANING = "Attention after minus before painting. Blue: more than before. Orange: less."
 _DIMMED = 0.4
-"""Share of the scan's opacity that is left under a difference of maps."""
+"""Opacity of the scan under a difference of maps, at most."""
 
 
 class MovedLayers:
@@ -48,7 +48,7 @@ class MovedLayers:
             self._change(entry.layer, "visible", False)
         scan, strokes = runs.chooser.layer, find_strokes(self.viewer, source)
         if scan is not None:
-            self._change(scan, "opacity", _DIMMED * scan.opacity)
+            self._change(scan, "opacity", min(_DIMMED, scan.opacity))
         if strokes is not None:
             self._change(strokes, "contour", 1)
         changes = {name: moved.change(name) for name in moved.before}
@@ -101,7 +101,10 @@ def result_words(result: PaintResult) -> str:
             times = f" (× {shares[1] / shares[0]:.2f})" if shares[0] else ""
             parts.append(f"“{words}” {_percent(shares[0])} → {_percent(shares[1])}{times}")
     effect = moved.effect
-    first = f"Share of attention under {', '.join(parts)}. Mask: Dice {effect.dice:.3f} to before, "
+    own = [float(v) for v in effect.table.column("Dice")[:-1] if isinstance(v, int | float)]
+    classes = f" ({np.mean(own):.3f} mean of its {len(own)} classes)" if len(own) > 1 else ""
+    first = f"Share of attention under {', '.join(parts)}. Mask: Dice {effect.dice:.3f}{classes} "
+    first += "to before, "
     first += f"{effect.changed_voxels:,} voxels changed"
     return (
         f"{first}\n{result.steps} steps. Shares are means over the maps, of all attention in the "
@@ -110,7 +113,7 @@ def result_words(result: PaintResult) -> str:
 
 
 def _percent(share: float) -> str:
-    return f"{share:.2g} %"
+    return f"{share:.3g} %"
 
 
 def _diverging() -> Colormap:

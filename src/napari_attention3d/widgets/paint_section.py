@@ -47,6 +47,8 @@ _FORMATS = "NIfTI (*.nii.gz *.nii);;TIFF (*.tif);;All files (*)"
 class PaintSection(Section):
     """Brushes, the button that trains, and what is done with the result."""
 
+    painting = Signal()
+    """A brush was chosen: scan and maps must be seen."""
     moved = Signal(object)
     """`PaintResult`, after it is shown."""
     accepted = Signal(object)
@@ -113,6 +115,9 @@ class PaintSection(Section):
 
     def _add_outcome(self) -> None:
         self.result_label = self.words()
+        # A fold does not ask how high words get at its width.
+        for label, lines in ((self.about_label, 6), (self.result_label, 8)):
+            label.setMinimumHeight(lines * self.fontMetrics().lineSpacing())
         self.figures = FiguresTable("Share of each map under the strokes")
         self.accept_button = QPushButton("Accept …")
         self.accept_button.setToolTip(
@@ -156,6 +161,7 @@ class PaintSection(Section):
         layer = self.layer() or make_strokes(self.runs.viewer, source)
         layer.visible = True
         outline_mask(self.runs)  # one paints on the scan, which must be seen
+        self.painting.emit()
         self.runs.viewer.layers.selection.active = layer
         if value:
             layer.selected_label = value
