@@ -14,6 +14,7 @@ from napari_attention3d.networks import (
     load_calibration,
     read_calibration,
 )
+from napari_attention3d.networks import norm as norm_module
 
 
 def randomised(channels=5):
@@ -115,3 +116,15 @@ def test_statistics_go_through_json_bit_equal():
 def test_statistics_of_another_network_are_refused():
     with pytest.raises(KeyError, match="belong"):
         load_calibration(AttentionUNet(channels=(4, 8)), {"elsewhere": ([0.0], [1.0])})
+
+
+def test_statistics_do_not_depend_on_how_the_tensor_lies(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(norm_module, "PART_VOXELS", 60)
+    x = torch.randn(2, 3, 7, 5, 6, generator=torch.Generator().manual_seed(0)) * 3 + 5
+    var, mean = torch.var_mean(x.double(), dim=(0, 2, 3, 4), correction=0)
+    for lies in (x, x.contiguous(memory_format=torch.channels_last_3d)):
+        norm = ScanNorm3d(3).eval()
+        with calibrating(norm):
+            norm(lies)
+        torch.testing.assert_close(norm.mean, mean.float())
+        torch.testing.assert_close(norm.var, var.float())

@@ -12,6 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from napari_attention3d.networks.self_attention import (
     ChannelAttention,
     PositionAttention,
+    attending_within,
     channel_matrix,
     fused_attention,
 )
@@ -256,3 +257,23 @@ def test_unknown_names_are_refused():
         PositionAttention(8, combine="add")
     with pytest.raises(ValueError, match="cosine, danet or softmax"):
         ChannelAttention("dot")
+
+
+@pytest.mark.parametrize("pool", [1, 2])
+def test_attending_within_parts_is_attention_of_each_part(pool: int) -> None:
+    torch.manual_seed(0)
+    module = PositionAttention(8, kv_pool=pool).eval()
+    torch.nn.init.constant_(module.gamma, 0.5)
+    x = torch.randn(2, 8, 6, 4, 7)
+    with torch.no_grad():
+        with attending_within(module, (3, 4, 4)):
+            found = module(x)
+        for z in (slice(0, 3), slice(3, 6)):
+            for w in (slice(0, 3), slice(3, 7)):  # no larger than asked for, about equal
+                part = x[:, :, z, :, w].contiguous()
+                torch.testing.assert_close(found[:, :, z, :, w], module(part), atol=1e-5, rtol=1e-5)
+        # Afterwards as before, and a field that holds all changes nothing.
+        whole = module(x)
+        assert not torch.allclose(found, whole, atol=1e-4)
+        with attending_within(module, (6, 4, 7)):
+            torch.testing.assert_close(module(x), whole, atol=1e-5, rtol=1e-5)

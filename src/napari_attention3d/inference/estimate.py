@@ -25,9 +25,10 @@ from torch.utils.flop_counter import flop_registry
 
 from ..networks.base import SegmentationNetwork
 from ..networks.norm import calibrating
+from ..networks.self_attention import attending_within
 from .device import Precision
 
-__all__ = ["ForwardCost", "Rates", "estimate_forward", "rates"]
+__all__ = ["ForwardCost", "Rates", "estimate_forward", "field_of", "rates"]
 
 LIBRARY_BYTES = 8_000_000
 """What the libraries take whatever the tile (threads, kernels made at first use; measured)."""
@@ -74,6 +75,7 @@ def estimate_forward(
     *,
     batch: int = 1,
     precision: Precision | None = None,
+    seen: Sequence[int] | None = None,
 ) -> ForwardCost:
     """Return what a forward pass in evaluation mode costs; computes nothing.
 
@@ -90,6 +92,8 @@ def estimate_forward(
         Tiles at once.
     precision
         See `choose_precision`; None is float32.
+    seen
+        Voxels (z, y, x) that position attention sees at once; None: the whole tile.
 
     Raises
     ------
@@ -98,16 +102,26 @@ def estimate_forward(
     """
     precision = precision or Precision("float32", "")
     about = [type(network).__qualname__, network.config, str(network.device), precision.name]
-    key = json.dumps([*about, batch, network.padded_size(tile)])
+    field = None if seen is None else field_of(network, seen)
+    key = json.dumps([*about, batch, network.padded_size(tile), field])
     if key not in _KNOWN:
-        _KNOWN[key] = _follow(network, (batch, network.in_channels, *tile), precision)
+        _KNOWN[key] = _follow(network, (batch, network.in_channels, *tile), precision, field)
         while len(_KNOWN) > KEPT:
             _KNOWN.popitem(last=False)
     return _KNOWN[key]
 
 
+def field_of(network: SegmentationNetwork, tile: Sequence[int]) -> Size:
+    """Return a tile's size (z, y, x) on the grid that its strides fall on."""
+    z, y, x = (-(-int(n) // s) for n, s in zip(tile, network.tile_multiple, strict=True))
+    return z, y, x
+
+
 def _follow(
-    network: SegmentationNetwork, shape: tuple[int, ...], precision: Precision
+    network: SegmentationNetwork,
+    shape: tuple[int, ...],
+    precision: Precision,
+    field: Sequence[int] | None,
 ) -> ForwardCost:
     from .predict import private_copy
 
@@ -115,7 +129,8 @@ def _follow(
     device, meter = network.device, _Meter()
     with torch.inference_mode(False), torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):
         x = torch.empty(shape, device=device)
-        with meter, precision.context(device), calibrating(twin):
+        within = nullcontext() if field is None else attending_within(twin, field)
+        with meter, precision.context(device), calibrating(twin), within:
             twin(x)
     return ForwardCost(int(meter.peak) + LIBRARY_BYTES, meter.flops)
 

@@ -93,8 +93,10 @@ def outlook(
         around += 4 * network.num_classes * float(np.prod(setup.box.shape)) * min(1.0, rows)
     try:
         costs = [
-            estimate_forward(network, size, batch=batch, precision=precision)
-            for size, batch, *_ in passes
+            estimate_forward(
+                network, size, batch=batch, precision=precision, seen=whole.tile if m else None
+            )
+            for size, batch, _, m in passes
         ]
     except (RuntimeError, NotImplementedError):  # a network that can't run without data
         voxels = max(batch * float(np.prod(network.padded_size(s))) for s, batch, *_ in passes)

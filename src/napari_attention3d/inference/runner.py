@@ -5,13 +5,17 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
 
 from ..networks.base import NetworkOutput, SegmentationNetwork
 from ..networks.norm import ScanNorm3d, calibrating, load_calibration, read_calibration
+from ..networks.self_attention import attending_within
 from .device import Precision
+from .estimate import field_of
+from .folding import fold
 from .memory import fits_whole, is_out_of_memory, release
 from .source import Source
 from .tiling import Box, TilePlan
@@ -58,7 +62,7 @@ class Runner:
         self.specs = {name: network.map_specs[name] for name in maps}
         self.calibrates = any(isinstance(m, ScanNorm3d) for m in self.network.modules())
         self.warnings: list[str] = []
-        self._copies: dict[torch.device, SegmentationNetwork] = {self.devices[0]: self.network}
+        self._copies: dict[torch.device, SegmentationNetwork] = {}
 
     @property
     def calibration(self) -> dict[str, tuple[list[float], list[float]]]:
@@ -69,7 +73,9 @@ class Runner:
         """Measure the norms' statistics over the grid, or over tiles spread over it.
 
         Over fewer tiles where the memory would not suffice, or runs out; always at full
-        precision. Statistics that are known are taken instead.
+        precision. Position attention sees no more than a tile then, as in the run: over
+        the whole grid it would take time that grows with the square of it, for statistics
+        of something that is never run. Statistics that are known are taken instead.
         """
         if known is not None:
             load_calibration(self.network, known)
@@ -77,8 +83,7 @@ class Runner:
         choices = calibration_choices(plan, self.fits, whole_grid)
         for index, boxes in enumerate(choices):
             try:
-                with calibrating(self.network):
-                    self.forward(self.devices[0], boxes)
+                self.measure(torch.stack([self.source.read(box) for box in boxes]), plan.tile)
                 return
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error) or index == len(choices) - 1:
@@ -90,6 +95,38 @@ class Runner:
                 f"{fewer} tile{'s' * (fewer > 1)}"
             ]
 
+    def measure(self, batch: Tensor, tile: Sequence[int] | None = None) -> NetworkOutput:
+        """Run the network over a batch and keep its statistics.
+
+        Parameters
+        ----------
+        batch
+            (B, C, z, y, x).
+        tile
+            What position attention sees at once; None: all of the batch's.
+        """
+        device = self.devices[0]
+        twin = self._quickest(self.network, device)
+        within = attending_within(twin, field_of(self.network, tile)) if tile else nullcontext()
+        self._copies[device] = twin
+        try:
+            with calibrating(twin), within:
+                output = self.compute(device, batch)
+        finally:
+            del self._copies[device]
+        if twin is not self.network:
+            load_calibration(self.network, read_calibration(twin))
+        return output
+
+    def _quickest(self, network: SegmentationNetwork, device: torch.device) -> SegmentationNetwork:
+        """Return what computes tiles in the least time, with the same weights."""
+        # Local networks' tiles stay as torch computes them: their quick way is the exact pass.
+        plain = device.type != "cpu" or self.precision.name != "float32"
+        if plain or network.locality == "local":
+            return network
+        twin = private_copy(network)
+        return twin if fold(twin) else network
+
     def fits(self, voxels: int) -> bool:
         """Whether so many voxels may go through the network at once."""
         return fits_whole(voxels, self.network, self.devices[0], self.precision.name)
@@ -97,10 +134,12 @@ class Runner:
     def on(self, device: torch.device) -> SegmentationNetwork:
         """Return the calibrated network on a device."""
         if device not in self._copies:
-            twin = copy.deepcopy(self.network).to(device)
-            if self.calibration:
-                load_calibration(twin, self.calibration)
-            self._copies[device] = twin
+            twin = self.network
+            if device != self.devices[0]:
+                twin = copy.deepcopy(twin).to(device)
+                if self.calibration:
+                    load_calibration(twin, self.calibration)
+            self._copies[device] = self._quickest(twin, device)
         return self._copies[device]
 
     def forward(self, device: torch.device, boxes: Sequence[Box]) -> NetworkOutput:

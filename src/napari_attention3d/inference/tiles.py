@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..networks.norm import calibrating
 from .bands import BandSums, rolling_axis, rolling_order
 from .estimate import rates
 from .parallel import in_order
@@ -99,12 +98,8 @@ class TileRun:
         begin = time.perf_counter()
         single = len(self.plan.starts_product) == 1
         measuring = single and runner.calibrates and not runner.calibration
-        if measuring:
-            # The only tile is the whole grid: measuring its statistics is predicting it.
-            with calibrating(runner.network):
-                output = runner.compute(device, batch)
-        else:
-            output = runner.compute(device, batch)
+        # If the only tile is the whole grid, measuring its statistics is predicting it.
+        output = runner.measure(batch) if measuring else runner.compute(device, batch)
         found = _Computed(
             boxes,
             output.logits.float().cpu(),

@@ -60,7 +60,7 @@ class _ScaleNorm(nn.Module):
         return torch.cat([norm(part) for norm, part in zip(self.norms, parts, strict=True)])
 
 
-class _Conv(nn.Module):
+class ScaleConv(nn.Module):
     """3x3x3 convolution, norm of the scale, ReLU."""
 
     def __init__(self, a: int, b: int, norm: Norm, scales: int) -> None:
@@ -116,7 +116,7 @@ class SemanticAutoencoder(nn.Module):
         one, two = (channels * int(m) for m in multipliers)
 
         def pair(a: int, b: int) -> nn.Sequential:
-            return nn.Sequential(_Conv(a, b, norm, scales), _Conv(b, b, norm, scales))
+            return nn.Sequential(ScaleConv(a, b, norm, scales), ScaleConv(b, b, norm, scales))
 
         self.enc1, self.enc2 = pair(channels, one), pair(one, two)
         self.dec2, self.dec1 = pair(two, one), pair(one, channels)

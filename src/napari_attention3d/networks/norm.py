@@ -25,6 +25,9 @@ __all__ = [
     "read_calibration",
 ]
 
+PART_VOXELS = 2**14
+"""Voxels over which float32 sums are exact enough however they are added up."""
+
 
 class ScanNorm3d(nn.Module):
     """Normalise each channel by the statistics of its scan.
@@ -72,8 +75,7 @@ class ScanNorm3d(nn.Module):
             return self._instance(x)
         if self.measuring:
             # float32 sums: in half precision the variance of a large map overflows.
-            var, mean = torch.var_mean(x.float(), dim=(0, 2, 3, 4), correction=0)
-            self.mean, self.var = mean, var
+            self.mean, self.var = _moments(x.float())
         if self.mean is None or self.var is None:
             return self._instance(x)
         return torch.nn.functional.batch_norm(
@@ -103,6 +105,28 @@ class ScanNorm3d(nn.Module):
     def extra_repr(self) -> str:
         """Return what ``print(network)`` shows of this layer."""
         return f"{self.channels}, eps={self.eps}, calibrated={self.mean is not None}"
+
+
+def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance of each channel of float32 (B, C, Z, Y, X)."""
+    last = torch.channels_last_3d
+    if x.device.type != "cpu" or x.is_contiguous() or not x.is_contiguous(memory_format=last):
+        var, mean = torch.var_mean(x, dim=(0, 2, 3, 4), correction=0)
+        return mean, var
+    # There var_mean is slow, and the quick kernel adds up naively: so parts of a few planes.
+    planes = max(1, PART_VOXELS // (x.shape[3] * x.shape[4]))
+    parts = [
+        part
+        for sample in x.unsqueeze(1)
+        for part in sample.tensor_split(-(-x.shape[2] // planes), 2)
+    ]
+    found = [torch.batch_norm_update_stats(part, None, None, 0.0) for part in parts]
+    means, variances = (torch.stack(column).double() for column in zip(*found, strict=True))
+    counts = torch.tensor([part.shape[2] for part in parts], dtype=torch.float64)
+    shares = (counts / counts.sum()).unsqueeze(1)
+    average = (shares * means).sum(0)
+    spread = (shares * (variances + (means - average) ** 2)).sum(0)
+    return average.float(), spread.float()
 
 
 def _norms(network: nn.Module) -> Iterator[tuple[str, ScanNorm3d]]:

@@ -7,8 +7,10 @@ for afterwards from the queries and keys alone (`PositionRecord`, attention/rows
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,6 +26,7 @@ __all__ = [
     "Combine",
     "PositionAttention",
     "PositionRecord",
+    "attending_within",
     "channel_matrix",
     "fused_attention",
 ]
@@ -148,6 +151,7 @@ class PositionAttention(nn.Module):
         super().__init__()
         self.kv_pool = triple(kv_pool)
         self.window = None if window is None else triple(window)
+        self.field: Size3 | None = None  # see `attending_within`
         if self.window is not None and self.kv_pool != (1, 1, 1):
             raise ValueError("position attention has either pooled keys or windows, not both")
         if combine not in ("residual", "multiply"):
@@ -178,6 +182,21 @@ class PositionAttention(nn.Module):
             Like `x`.
         """
         q, k, v = self.query(x), self.key(x), self.value(x)
+        if self.window is None and self.field is not None:
+            gathered = torch.empty(v.shape, device=x.device)
+            for part in _parts(x.shape[2:], self.field):
+                gathered[part] = self._gathered(q[part], k[part], v[part], None)
+        else:
+            gathered = self._gathered(q, k, v, keep)
+        if self.gamma is None:
+            return gathered.to(x.dtype) * x
+        return (self.gamma * gathered).to(x.dtype) + x
+
+    def _gathered(
+        self, q: Tensor, k: Tensor, v: Tensor, keep: list[PositionRecord] | None
+    ) -> Tensor:
+        """``softmax(q k^T) v`` on the grid, float32."""
+        shape = v.shape
         if self.kv_pool != (1, 1, 1):
             k, v = (
                 nnf.avg_pool3d(
@@ -191,10 +210,7 @@ class PositionAttention(nn.Module):
             gathered = fused_attention(_tokens(q), _tokens(k), _tokens(v)).transpose(1, 2)
         else:
             gathered = self._windowed(q, k, v, self.window)
-        gathered = gathered.reshape(x.shape)
-        if self.gamma is None:
-            return gathered.to(x.dtype) * x
-        return (self.gamma * gathered).to(x.dtype) + x
+        return gathered.reshape(shape)
 
     @staticmethod
     def _windowed(q: Tensor, k: Tensor, v: Tensor, window: Size3) -> Tensor:
@@ -210,6 +226,40 @@ class PositionAttention(nn.Module):
         full = [n + e for n, e in zip(size, extra, strict=True)]
         whole = _unwindows(out, window, b, full)
         return whole[:, :, : size[0], : size[1], : size[2]]
+
+
+def _parts(size: Sequence[int], field: Size3) -> Iterator[tuple[slice, ...]]:
+    """Index of parts of (B, C, z, y, x) that are no larger than a field, and about equal."""
+    cuts = []
+    for n, f in zip(size, field, strict=True):
+        count = -(-n // f)
+        edges = [n * i // count for i in range(count + 1)]
+        cuts.append([slice(a, b) for a, b in itertools.pairwise(edges)])
+    for cut in itertools.product(*cuts):
+        yield (slice(None), slice(None), *cut)
+
+
+@contextmanager
+def attending_within(network: nn.Module, field: Sequence[int]) -> Iterator[None]:
+    """Within this block voxels attend to those of the same part of the grid only.
+
+    For passes over more than a tile that are to see what tiles see.
+
+    Parameters
+    ----------
+    network
+        Its position attentions that have no windows of their own.
+    field
+        Largest size of a part (z, y, x), on the attention's grid.
+    """
+    modules = [m for m in network.modules() if isinstance(m, PositionAttention)]
+    for module in modules:
+        module.field = triple(field)
+    try:
+        yield
+    finally:
+        for module in modules:
+            module.field = None
 
 
 def channel_matrix(x: Tensor, mode: ChannelMode, tau: Tensor | None = None) -> Tensor:

@@ -137,7 +137,7 @@ class Convolution(_Window):
         """Convolve a slab; planes beyond the ends are in it already."""
         (x,), padding = parts, [0, *self.padding[1:]]
         stride, dilation = list(self.stride), list(self.dilation)
-        if _in_onednn(x):
+        if in_onednn(x):
             # Always oneDNN (torch.convolution leaves it for small samples), activation included.
             about: dict[float | None, Any] = {None: ("none", []), 0.0: ("relu", [])}
             act, scalars = about.get(self.slope, ("leaky_relu", [self.slope]))
@@ -154,7 +154,7 @@ class Convolution(_Window):
         return out.relu_() if self.slope == 0 else nnf.leaky_relu_(out, self.slope)
 
 
-def _in_onednn(x: Tensor) -> bool:
+def in_onednn(x: Tensor) -> bool:
     if x.device.type != "cpu" or not hasattr(torch.ops.mkldnn, "_convolution_pointwise"):
         return False
     if x.dtype == torch.bfloat16:
