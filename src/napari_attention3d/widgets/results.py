@@ -196,18 +196,28 @@ class ResultLayers:
         old: dict[str, _Made] = {}
         if source_layer is not None:
             old = self._made.setdefault(source_layer, {}).get(key, {})
+        old_here = {
+            role: one for role, one in old.items() if one.layer in layers and not one.painted
+        }
+        renewed = {
+            plan.role
+            for plan in plans
+            if plan.role in old_here and _fits_into(old_here[plan.role].layer, plan)
+        }
+        # All made before any is shown: should memory run out, nothing has changed.
+        new = {plan.role: make_layer(plan) for plan in plans if plan.role not in renewed}
         made: dict[str, _Made] = {}
         selection = self._viewer.layers.selection.active
         for number, plan in enumerate(plans):
-            before = old.get(plan.role)
-            if before is not None and before.layer in layers and not before.painted:
-                if _update(before.layer, plan):
-                    made[plan.role] = before
-                    continue
-                layer = make_layer(plan)
+            before = old_here.get(plan.role)
+            if before is not None and plan.role in renewed:
+                _update(before.layer, plan)
+                made[plan.role] = before
+                continue
+            layer = new[plan.role]
+            if before is not None:
                 _take_place(layers, before.layer, layer)
             else:
-                layer = make_layer(plan)
                 layers.insert(self._index(made, plans[number + 1 :], old), layer)
             made[plan.role] = _Made(layer)
         for role, before in old.items():
@@ -264,15 +274,18 @@ class ResultLayers:
         return int(min(above)) if above else len(layers)
 
 
-def _update(layer: Layer, plan: LayerPlan) -> bool:
-    """Put a newer result into the layer of the older one, if it has the same grid."""
+def _fits_into(layer: Layer, plan: LayerPlan) -> bool:
+    """Whether a newer result can go into the layer of the older one: it has the same grid."""
     if not isinstance(plan.array, np.ndarray) or not isinstance(layer.data, np.ndarray):
         return False
     if layer.data.shape != plan.array.shape or layer.data.dtype != plan.array.dtype:
         return False
+    return "scale" in plan.keywords
+
+
+def _update(layer: Layer, plan: LayerPlan) -> None:
+    """Put a newer result into the layer of the older one."""
     keywords = plan.keywords
-    if "scale" not in keywords:
-        return False
     layer.data = plan.array
     layer.metadata = keywords["metadata"]
     for name in ("scale", "translate", "rotate", "shear", "affine", "units", "axis_labels"):
@@ -280,7 +293,6 @@ def _update(layer: Layer, plan: LayerPlan) -> bool:
     if plan.kind == "labels":
         layer.features = keywords["features"]
         layer.colormap = _label_colours(keywords["colours"])
-    return True
 
 
 def _take_place(layers: Any, old: Layer, new: Layer) -> None:

@@ -275,13 +275,17 @@ class SegmentPanel(QWidget):
             self._preview = None
 
     def _on_returned(self, finished: tasks.Finished) -> None:
-        self.about_to_show.emit(finished)
         result = finished.segmentation
         source_layer = self._layer if self._layer in self.viewer.layers else None
         key = result.card.name
         if result.provenance.get("options", {}).get("region"):
             key += " (region)"
-        self.results.show(finished.plans, source_layer, key)
+        try:
+            self.about_to_show.emit(finished)
+            self.results.show(finished.plans, source_layer, key)
+        except Exception as error:  # memory or the graphics card's: the window must live on
+            self._on_failed(JobFailure(error))
+            return
         self.last = result
         self.status.idle(*_closing_words(result, source_layer is None))
 

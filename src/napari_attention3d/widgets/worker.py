@@ -42,7 +42,20 @@ class JobFailure:
     def __init__(self, error: BaseException) -> None:
         self.error = error
         self.details = "".join(traceback.format_exception(error))
-        traceback.clear_frames(error.__traceback__)
+        _release(error)
+
+
+def _release(error: BaseException) -> None:
+    """Clear the local variables of an error's frames, and of those of what it came from."""
+    seen: set[int] = set()
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        one = waiting.pop()
+        if one is None or id(one) in seen:
+            continue
+        seen.add(id(one))
+        traceback.clear_frames(one.__traceback__)
+        waiting += [one.__cause__, one.__context__]
 
 
 class Run(QObject):

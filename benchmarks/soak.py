@@ -1,0 +1,271 @@
+"""Open, segment, correct, undo, probe, close, again and again: what grows?
+
+xvfb-run -a -s "-screen 0 1920x1080x24" python benchmarks/soak.py --cycles 500 --json soak.json
+
+One napari window; in each cycle the dock is opened in it, a small scan is segmented, corrected
+by painting, one round taken back, the network asked about a voxel, and the dock closed and all
+layers removed. After each cycle memory, threads, Qt widgets and slots of napari's events are
+counted. A count grows if the median of the last tenth exceeds that of the first tenth after
+the warm-up. Stopped half-way, the same command goes on: a new process warms up anew.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import os
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+os.environ.setdefault("NAPARI_CONFIG", "")  # the person's settings are left alone
+
+import numpy as np
+
+WARM_UP = 20
+"""Cycles until caches of napari, torch and the allocator are full."""
+PATIENCE = 120.0
+SHAPE = (16, 20, 24)
+
+
+def make_model(folder: Path) -> Path:
+    """Save a guided network, untrained, that can be asked about voxels."""
+    import torch
+
+    from napari_attention3d.models import Channel, ModelCard, SegmentationClass, save_model
+    from napari_attention3d.networks import build_network
+
+    torch.manual_seed(3)
+    network = build_network(
+        "guided-attention",
+        preset="small",
+        in_channels=1,
+        num_classes=2,
+        widths=(4, 8, 8, 8),
+        strides=(2, 1, 1),
+        features=4,
+        head_width=4,
+        steps=1,
+    ).eval()
+    card = ModelCard(
+        name="soak",
+        title="untrained",
+        network={"name": "guided-attention", **network.config},
+        classes=(
+            SegmentationClass(name="background", colour="#000000"),
+            SegmentationClass(name="cell", colour="#e69f00"),
+        ),
+        channels=(Channel(name="any"),),
+        unit="pixel",
+        patch_size=(16, 20, 20),
+    )
+    return save_model(folder / "soak.safetensors", network, card)
+
+
+def make_scan() -> np.ndarray:
+    array = np.random.default_rng(0).normal(0, 0.1, SHAPE).astype(np.float32)
+    array[4:10, 6:15, 8:18] += 1
+    return array
+
+
+def wait(done, what: str) -> None:
+    """Let the window live until `done()`; a wait that does not end is an error."""
+    from qtpy.QtCore import QCoreApplication, QEventLoop
+
+    until = time.monotonic() + PATIENCE
+    while not done():
+        if time.monotonic() > until:
+            raise TimeoutError(f"{what} did not end within {PATIENCE:.0f} s")
+        QCoreApplication.processEvents(QEventLoop.ProcessEventsFlag.AllEvents, 20)
+        time.sleep(0.002)
+
+
+def cycle(viewer, model: Path) -> None:
+    """Open, segment, correct, undo, probe, close."""
+    from napari_attention3d.widgets.main_widget import Attention3DWidget
+
+    viewer.add_image(make_scan(), name="scan", contrast_limits=(-0.5, 1.5))
+    dock = Attention3DWidget(viewer)
+    viewer.window.add_dock_widget(dock, name="Attention 3D")
+    try:
+        _segment(dock, model)
+        _probe(dock)
+        _correct(dock)
+    finally:
+        viewer.window.remove_dock_widget(dock)
+        dock.close_down()
+        if not dock.runner.join(PATIENCE):
+            raise TimeoutError("the thread did not end")
+        dock.deleteLater()
+        viewer.layers.clear()
+        viewer.layers._undo_history.clear() if hasattr(viewer.layers, "_undo_history") else None
+
+
+def _segment(dock, model: Path) -> None:
+    panel, failures = dock.segment, []
+    panel.failed.connect(failures.append)
+    wait(lambda: panel.is_ready, "loading")
+    panel.form.add_model_file(str(model))
+    wait(lambda: panel.has_looked_ahead and panel.form.run_button.isEnabled(), "the outlook")
+    panel.run()
+    wait(lambda: not panel.is_running, "the run")
+    if failures:
+        raise failures[0].error
+
+
+def _probe(dock) -> None:
+    dock.tabs.setCurrentWidget(dock.inspect.parent().parent())
+    answers = []
+    dock.inspect.asking.answered.connect(answers.append)
+    dock.inspect.asking.ask((7, 10, 12))
+    wait(lambda: bool(answers) and not dock.inspect.runs.is_busy, "the question")
+    dock.inspect.asking.clear()
+
+
+def _correct(dock) -> None:
+    panel = dock.correct
+    dock.tabs.setCurrentWidget(panel.parent().parent())
+    panel.beginning.look()
+    wait(lambda: panel.beginning._listed, "listing the sessions")
+    form = panel.start_form
+    form.choose("nothing")
+    form.classes_edit.setText("cell")
+    form.changed.emit()
+    form.start_button.click()
+    wait(lambda: panel.link is not None, "beginning the session")
+    layer = panel.link.layers.strokes
+    for (z, y, x0, x1), value in (
+        ((7, 10, 9, 17), 1),
+        ((7, 2, 2, 22), panel.link.marker),
+        ((12, 10, 2, 22), panel.link.marker),
+        ((5, 17, 2, 22), panel.link.marker),
+    ):
+        layer.selected_label = value
+        count = x1 - x0
+        with layer.block_history():
+            layer.data_setitem((np.full(count, z), np.full(count, y), np.arange(x0, x1)), value)
+    panel.learn()
+    wait(lambda: not panel.is_busy and len(panel.session.rounds) > 1, "learning")
+    panel.undo()
+    panel.close_session()
+    panel.start_form.discard_button.click()
+    wait(lambda: not list(Path(os.environ["NAPARI_ATTENTION3D_SESSIONS"]).iterdir()), "discarding")
+
+
+def settle() -> None:
+    """What was given up is gone: events, deferred deletions, cycles."""
+    from qtpy.QtCore import QCoreApplication, QEvent
+
+    for _ in range(3):
+        QCoreApplication.processEvents()
+        QCoreApplication.sendPostedEvents(None, QEvent.Type.DeferredDelete)
+        gc.collect()
+
+
+def slots(viewer) -> int:
+    """How many callbacks hang on the events of the viewer and its parts."""
+    count = 0
+    for owner in (viewer, viewer.dims, viewer.camera, viewer.cursor, viewer.layers):
+        for emitter in getattr(owner.events, "emitters", {}).values():
+            count += len(getattr(emitter, "callbacks", ()))
+    selection = getattr(viewer.layers.selection.events, "emitters", {})
+    count += sum(len(getattr(e, "callbacks", ())) for e in selection.values())
+    callbacks = (viewer.mouse_move_callbacks, viewer.mouse_drag_callbacks)
+    return count + sum(map(len, callbacks)) + len(viewer.mouse_wheel_callbacks)
+
+
+def count(viewer) -> dict[str, int]:
+    """What must not grow."""
+    import psutil
+    from qtpy.QtCore import QObject
+    from qtpy.QtWidgets import QApplication
+
+    process = psutil.Process()
+    return {
+        "rss": process.memory_info().rss,
+        "threads": threading.active_count(),
+        "widgets": len(QApplication.allWidgets()),
+        "qt_objects": sum(isinstance(one, QObject) for one in gc.get_objects()),
+        "slots": slots(viewer),
+        "files": process.num_fds() if hasattr(process, "num_fds") else 0,
+    }
+
+
+def run(cycles: int, journal: Path | None = None, *, show: bool = True) -> list[dict[str, int]]:
+    """Do so many cycles; returns the counts after each."""
+    import napari
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        os.environ["NAPARI_ATTENTION3D_MODELS"] = str(folder / "models")
+        os.environ["NAPARI_ATTENTION3D_SESSIONS"] = str(folder / "sessions")
+        for kind in ("models", "sessions"):
+            (folder / kind).mkdir()
+        model = make_model(folder / "models")
+        viewer = napari.Viewer(show=show)
+        rows: list[dict[str, int]] = []
+        try:
+            for number in range(cycles):
+                cycle(viewer, model)
+                settle()
+                rows.append({"process": os.getpid(), "cycle": number, **count(viewer)})
+                if journal is not None:
+                    with journal.open("a") as file:
+                        file.write(json.dumps(rows[-1]) + "\n")
+        finally:
+            viewer.close()
+            settle()
+    return rows
+
+
+def growth(rows: list[dict[str, int]], warm_up: int = WARM_UP) -> dict[str, tuple[float, float]]:
+    """Medians of the first and the last tenth after the warm-up, by what was counted."""
+    rows = rows[warm_up:]
+    part = max(1, len(rows) // 10)
+    return {
+        key: (
+            statistics.median(row[key] for row in rows[:part]),
+            statistics.median(row[key] for row in rows[-part:]),
+        )
+        for key in rows[0]
+        if key not in ("process", "cycle")
+    }
+
+
+def table(rows: list[dict[str, int]]) -> str:
+    """For RESULTS.md: per process, as each warms up anew."""
+    lines = ["| process | cycles | what | after warm-up | at the end |", "|---|---|---|---|---|"]
+    for number, pid in enumerate(dict.fromkeys(row["process"] for row in rows), 1):
+        own = [row for row in rows if row["process"] == pid]
+        if len(own) <= WARM_UP:
+            lines.append(f"| {number} | {len(own)} | too few to judge | | |")
+            continue
+        for key, (first, last) in growth(own).items():
+            scale, unit = (1e6, " MB") if key == "rss" else (1, "")
+            name = key.replace("_", " ")
+            figures = f"{first / scale:.1f}{unit} | {last / scale:.1f}{unit}"
+            lines.append(f"| {number} | {len(own)} | {name} | {figures} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Run from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--cycles", type=int, default=30)
+    parser.add_argument("--json", type=Path, help="journal, a line per cycle; goes on with it")
+    given = parser.parse_args()
+    rows = []
+    if given.json is not None and given.json.exists():
+        rows = [json.loads(line) for line in given.json.read_text().splitlines()]
+    if len(rows) < given.cycles:
+        rows += run(given.cycles - len(rows), given.json)
+    print(table(rows))
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,262 @@
+"""Faults at every point of a run in the window: it stays usable, and nothing is lost or left.
+
+Each is injected into a real run of a small network. After it the earlier result is as it was,
+no file, thread or array of the run is left, the message says what to do, and a next run works.
+"""
+
+from __future__ import annotations
+
+import errno
+import gc
+import tempfile
+import threading
+import weakref
+
+import numpy as np
+import pytest
+import torch
+from napari.components import ViewerModel
+
+from napari_attention3d.inference import memory
+from napari_attention3d.inference.preprocess import Preprocessor
+from napari_attention3d.inference.runner import Runner
+from napari_attention3d.inference.sink import ScanResults, ScanSink
+from napari_attention3d.models import Channel, ModelCard, SegmentationClass, save_model
+from napari_attention3d.networks import build_network
+from napari_attention3d.widgets import results as result_layers
+from napari_attention3d.widgets import tasks
+
+WAIT = 60_000
+OUT_OF_MEMORY = (
+    MemoryError(),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:119] DefaultCPUAllocator: can't allocate memory"),
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+)
+DEVICE_LOST = RuntimeError("CUDA error: unspecified launch failure")
+DISK_FULL = OSError(errno.ENOSPC, "No space left on device")
+FORBIDDEN = PermissionError(errno.EACCES, "Permission denied", "/data/scan.nii")
+FAULTS = (*OUT_OF_MEMORY, DEVICE_LOST, DISK_FULL, FORBIDDEN)
+ADVICE = {
+    MemoryError: "memory",
+    torch.OutOfMemoryError: "memory",
+    OSError: "free some space",
+    PermissionError: "may read and write",
+}
+
+
+def save_tiny(path, name="tiny", seed=0):
+    torch.manual_seed(seed)
+    network = build_network("attention-unet", preset="tiny", in_channels=1, num_classes=3).eval()
+    card = ModelCard(
+        name=name,
+        title=f"A {name} model",
+        network={"name": "attention-unet", **network.config},
+        classes=tuple(
+            SegmentationClass(name=n, colour=c)
+            for n, c in (("background", "#000000"), ("cell", "#e69f00"), ("wall", "#56b4e9"))
+        ),
+        channels=(Channel(name="any"),),
+        spacing=None,
+        unit="pixel",
+        patch_size=(16, 16, 16),
+    )
+    return save_model(path, network, card)
+
+
+@pytest.fixture
+def temporary(tmp_path, monkeypatch):
+    """A folder that temporary files go to."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder
+
+
+@pytest.fixture
+def alive(monkeypatch):
+    """Weak references to what holds a run's arrays and tensors."""
+    held = []
+    for kind in (Runner, ScanResults):
+        begin = kind.__init__
+
+        def note(self, *args, _begin=begin, **options):
+            held.append(weakref.ref(self))
+            _begin(self, *args, **options)
+
+        monkeypatch.setattr(kind, "__init__", note)
+    return held
+
+
+@pytest.fixture
+def model(tmp_path, monkeypatch):
+    folder = tmp_path / "models"
+    folder.mkdir()
+    monkeypatch.setenv("NAPARI_ATTENTION3D_MODELS", str(folder))
+    monkeypatch.setenv("NAPARI_ATTENTION3D_SESSIONS", str(tmp_path / "sessions"))
+    from napari_attention3d.widgets.settings import SegmentSettings
+
+    SegmentSettings().save()
+    return save_tiny(folder / "tiny.safetensors")
+
+
+def open_dock(qtbot, viewer, model):
+    from napari_attention3d.widgets.main_widget import Attention3DWidget
+
+    dock = Attention3DWidget(viewer)
+    qtbot.addWidget(dock)
+    qtbot.waitUntil(lambda: dock.segment.is_ready, timeout=WAIT)
+    dock.segment.form.add_model_file(str(model))
+    dock.segment._on_changed()
+    dock.failures = []
+    dock.segment.failed.connect(dock.failures.append)
+    return dock
+
+
+@pytest.fixture
+def viewer():
+    viewer = ViewerModel()
+    scan = np.random.default_rng(1).random((20, 24, 28)).astype(np.float32)
+    viewer.add_image(scan, name="cells")
+    return viewer
+
+
+@pytest.fixture
+def dock(qtbot, viewer, temporary, model):
+    made = open_dock(qtbot, viewer, model)
+    yield made
+    assert made.runner.join()
+
+
+def run(qtbot, dock):
+    dock.segment.run()
+    assert dock.segment.is_running
+    qtbot.waitUntil(lambda: not dock.segment.is_running, timeout=WAIT)
+
+
+def threads():
+    return sorted(t.name for t in threading.enumerate() if t.name.startswith("attention3d"))
+
+
+def picture(viewer):
+    """What the layers hold."""
+    return {layer: np.array(layer.data) for layer in viewer.layers}
+
+
+def assert_as_before(viewer, before):
+    assert list(viewer.layers) == list(before)
+    for layer, data in before.items():
+        np.testing.assert_array_equal(layer.data, data)
+
+
+# ---- where a fault may come
+
+
+def at_reading(monkeypatch, error):
+    def fail(*_, **__):
+        raise error
+        yield
+
+    monkeypatch.setattr(Preprocessor, "open", fail)
+
+
+def at_model(monkeypatch, error):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(tasks.ModelShelf, "get", fail)
+
+
+def at_place_of_results(monkeypatch, error):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(ScanResults, "__init__", fail)
+
+
+def from_call(kind, name, number=0):
+    """Every call of a method from this one on fails."""
+
+    def inject(monkeypatch, error):
+        method, calls = getattr(kind, name), []
+
+        def fail(self, *args):
+            calls.append(name)
+            if len(calls) > number:
+                raise error
+            return method(self, *args)
+
+        monkeypatch.setattr(kind, name, fail)
+
+    return inject
+
+
+def at_preparing_layers(monkeypatch, error):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(tasks, "plan_layers", fail)
+
+
+def at_adding_layers(monkeypatch, error):
+    make, calls = result_layers.make_layer, []
+
+    def fail(plan):
+        calls.append(plan)
+        if len(calls) > 1:  # in the middle: one was made already
+            raise error
+        return make(plan)
+
+    monkeypatch.setattr(result_layers, "make_layer", fail)
+    monkeypatch.setattr(result_layers, "_fits_into", lambda *_: False)
+
+
+POINTS = {
+    "reading": at_reading,
+    "model": at_model,
+    "results": at_place_of_results,
+    "measuring": from_call(Runner, "measure"),
+    "first planes": from_call(ScanSink, "push"),
+    "middle planes": from_call(ScanSink, "push", 1),
+    "writing the mask": from_call(ScanResults, "write"),
+    "preparing layers": at_preparing_layers,
+    "adding layers": at_adding_layers,
+}
+
+
+def sample(number):
+    """One way for memory to run out and one other fault; the rest is for the long tests."""
+    return FAULTS[number % 3], FAULTS[3 + number % 3]
+
+
+@pytest.mark.parametrize(
+    ("point", "faults"),
+    [pytest.param(p, sample(n), id=p) for n, p in enumerate(POINTS)]
+    + [pytest.param(p, FAULTS, id=f"{p}-all", marks=pytest.mark.long) for p in POINTS],
+)
+def test_after_a_fault_all_is_as_before_and_a_next_run_works(
+    qtbot, viewer, dock, temporary, alive, monkeypatch, point, faults
+):
+    if point == "middle planes":  # plane by plane, as a scan too large for one pass
+        monkeypatch.setattr(memory, "WHOLE_GRID_VOXELS", 10)
+    run(qtbot, dock)
+    before, names = picture(viewer), threads()
+    assert len(before) > 1
+    for number, error in enumerate(faults, 1):
+        with monkeypatch.context() as patch:
+            POINTS[point](patch, error)
+            run(qtbot, dock)
+        assert len(dock.failures) == number, error
+        assert_as_before(viewer, before)
+        words = dock.status.text
+        advice = ADVICE.get(type(error), "memory" if "allocate" in str(error) else "GPU")
+        assert advice in words, (error, words)
+        assert dock.segment.form.run_button.isEnabled()
+        error.__traceback__ = error.__context__ = None
+        gc.collect()
+        held = [ref() for ref in alive if ref() is not None]
+        assert len([one for one in held if isinstance(one, Runner)]) == 0, error
+        assert not list(temporary.glob("attention3d*"))
+        assert threads() == names
+    run(qtbot, dock)
+    assert len(dock.failures) == len(faults)
+    assert_as_before(viewer, before)  # the same again, to the bit
