@@ -1,0 +1,43 @@
+"""What the soak's script calls growth; the real cycles, in a real window, are long."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "soak.py"
+
+
+@pytest.fixture
+def soak():
+    spec = importlib.util.spec_from_file_location("soak", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_growth_after_the_warm_up_is_seen_and_growth_before_it_is_not(soak):
+    rows = [
+        {"process": 1, "cycle": n, "rss": min(n, 20) * 10**6, "widgets": 5 + n} for n in range(60)
+    ]
+    found = soak.growth(rows)
+    assert found["rss"] == (20e6, 20e6)
+    assert found["widgets"] == (26.5, 62.5)
+    assert "| 1 | 60 | widgets | 26.5 | 62.5 |" in soak.table(rows)
+
+
+def test_too_few_cycles_are_not_judged(soak):
+    rows = [{"process": 1, "cycle": n, "rss": 1} for n in range(soak.WARM_UP)]
+    assert "too few to judge" in soak.table(rows)
+
+
+@pytest.mark.long
+def test_nothing_grows_over_forty_cycles(soak, qapp, monkeypatch):
+    for name in ("MODELS", "SESSIONS"):  # put back after the script has set them
+        monkeypatch.setenv(f"NAPARI_ATTENTION3D_{name}", "")
+    found = soak.growth(soak.run(soak.WARM_UP + 20))
+    for name, (first, last) in found.items():
+        allowed = 1.05 * first if name == "rss" else first
+        assert last <= allowed, name
