@@ -29,12 +29,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from fuzz_mutations import mutate
-from fuzz_seeds import SEEDS, make_seeds
+from _fuzz_mutations import mutate
+from _fuzz_seeds import SEEDS, make_seeds
 
 PATIENCE = 10.0
 """Seconds that a reader may take."""
-MEMORY = 96e6
+MEMORY = 160e6
 """Bytes above what the process had before, for any file."""
 PER_BYTE = 1100
 """More bytes per byte of the file: gzip packs zeros about that tightly."""
@@ -241,7 +241,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--mutants", type=int, default=5000, help="in all")
     parser.add_argument("--json", type=Path, help="kept up to date; a stopped run goes on")
+    parser.add_argument("--quick", action="store_true", help="300")
     options = parser.parse_args()
+    if options.quick:
+        options.mutants = 300
     book = Book()
     if options.json and options.json.is_file():
         old = json.loads(options.json.read_text())

@@ -17,6 +17,7 @@ from .errors import InputError
 from .models.header import read_card, read_header
 from .models.store import Model, find_model, list_models, load_model
 from .volumes.atomic import atomic_path
+from .volumes.yaml_text import parse_yaml
 
 if TYPE_CHECKING:
     from .analysis.rules import Rule
@@ -257,7 +258,7 @@ def read_recipe(path: str | Path) -> Recipe:
 
     path = Path(path)
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = parse_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"can't read {path}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -294,4 +295,5 @@ def _checked(content: Mapping[str, Any], where: str) -> Recipe:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(str(p) for p in first["loc"])
-        raise InputError(f"{where}: {place or 'recipe'}: {first['msg']}") from error
+        words = first["msg"] if len(first["msg"]) < 300 else f"{first['msg'][:300]} ..."
+        raise InputError(f"{where}: {place or 'recipe'}: {words}") from error

@@ -13,6 +13,7 @@ from ..errors import InputError
 from ..models.card import ModelCard
 from ..progress import Job, Progress
 from ..volumes.volume import Volume
+from ..volumes.yaml_text import parse_yaml
 from .instances import Instances, NumberComponents, SplitTouching
 from .masks import label_array
 from .rules import FillHoles, KeepLargest, Labels, MinimumSize, RemoveOutside, Rule, Smooth
@@ -184,7 +185,7 @@ def read_rules(path: str | Path) -> tuple[Rule, ...]:
 
     path = Path(path)
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = parse_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"can't read {path}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -125,7 +125,7 @@ class Autosave:
         try:
             stored = json.loads((self.folder / "session.json").read_text())
             about = About(stored["scan"], tuple(stored["shape"]), tuple(stored["classes"]))
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise InputError(f"{self.folder} holds no session that can be read") from error
         if stored.get("format") != FORMAT:
             raise InputError(f"{self.folder} is of a newer version; update this program")

@@ -296,6 +296,11 @@ def _build(
             plan = build_network(card.network["name"], **config)
     except InputError as error:
         raise ModelFileError(f"{path.name}: {error}") from error
+    except (RuntimeError, OverflowError) as error:  # sizes beyond what torch can count
+        raise ModelFileError(
+            f"{path.name}: its card describes a network that can't be built "
+            f"({str(error).splitlines()[0]}); download it again"
+        ) from error
     wanted = {name: tuple(tensor.shape) for name, tensor in plan.state_dict().items()}
     _compare(wanted, shapes, path)
     _check_card(card, plan, path.name)

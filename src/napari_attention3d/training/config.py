@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from ..errors import InputError
 from ..models.card import Channel, Normalisation, SegmentationClass
+from ..volumes.yaml_text import parse_yaml
 
 __all__ = [
     "ContrastSettings",
@@ -212,7 +213,7 @@ class TrainConfig(_Strict):
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"training configuration {path} can't be read: {error}") from error
         try:
-            raw = yaml.safe_load(text)
+            raw = parse_yaml(text)
         except yaml.YAMLError as error:
             where = " ".join(str(error).split())
             raise InputError(f"{path} is not valid YAML: {where}") from error

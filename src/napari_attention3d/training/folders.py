@@ -252,7 +252,7 @@ def read_nnunet(folder: Path) -> NnunetFolder:
         values = _label_values(raw["labels"], path)
         channels = raw.get("channel_names", raw.get("modality")) or {"0": "intensity"}
         names = tuple(str(channels[key]) for key in sorted(channels, key=int))
-    except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+    except (OSError, LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise InputError(
             f"{path} is not understood ({type(error).__name__}: {error}); it needs 'labels' and "
             "'channel_names' as nnU-Net writes them"

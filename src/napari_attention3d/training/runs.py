@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from ..errors import InputError, ModelFileError, OutputError
+from ..errors import InputError, OutputError
 from ..volumes.atomic import atomic_path
 from .config import TrainConfig
 
@@ -115,7 +115,7 @@ class RunFolder:
             config = self.config()
             raw = json.loads(self._progress.read_text(encoding="utf-8"))
             step, steps, finished = int(raw["step"]), int(raw["steps"]), bool(raw["finished"])
-        except (InputError, ModelFileError, OSError, ValueError, KeyError, TypeError):
+        except (InputError, OSError, ValueError, KeyError, TypeError, RecursionError):
             return None
         return None if config is None else RunInfo(self.output, config, step, steps, finished)
 

@@ -97,7 +97,7 @@ def saved_sessions(scan: Volume, but: Sequence[Path] = ()) -> list[SavedSession]
             strokes = list((file.parent / "strokes").glob("[0-9]*.safetensors"))
             rounds = list((file.parent / "rounds").glob("[0-9]*"))
             changed = max(path.stat().st_mtime for path in (*strokes, *rounds, file))
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             continue  # damaged, or just being removed: nothing to offer
         if strokes or len(rounds) > 1:
             found.append(

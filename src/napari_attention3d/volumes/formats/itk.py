@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from ...errors import InputError
+from ...errors import InputError, VolumeFormatError
 from ...geometry import Geometry
 from ..atomic import atomic_path
 from ..volume import Volume
@@ -35,6 +35,9 @@ __all__ = ["MetaImageFormat", "NrrdFormat"]
 _KEY = "napari-attention3d"
 _PART = 3000
 """MetaImage's reader fails on longer lines."""
+_FIELD = 1000
+"""Bytes of a field in a NRRD header; its reader crashes on about 1,200."""
+_LONGEST = 2**26
 _LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _RIGHT_ANGLE = 1e-4
 
@@ -49,6 +52,7 @@ class _ItkFormat(Format):
         """Read a file; see `napari_attention3d.volumes.read_volume`."""
         sitk = _simpleitk()
         with reading(path, self.kind) as odd:
+            self.check(path)
             image = sitk.ReadImage(str(path))
             dimension = image.GetDimension()
             if dimension not in (3, 4):
@@ -81,6 +85,9 @@ class _ItkFormat(Format):
         with atomic_path(path) as temporary:
             sitk.WriteImage(image, str(temporary), useCompression=True)
 
+    def check(self, path: Path) -> None:
+        """Refuse what SimpleITK would not survive."""
+
     def header(self, text: str) -> dict[str, str]:
         """Keys and values that hold our JSON."""
         return {_KEY: text}
@@ -93,6 +100,20 @@ class NrrdFormat(_ItkFormat):
     kind: ClassVar[str] = "NRRD file"
     suffixes: ClassVar[tuple[str, ...]] = (".nrrd", ".nhdr")
     read_only: ClassVar[tuple[str, ...]] = (".nhdr",)
+
+    def check(self, path: Path) -> None:
+        """Refuse long lines that it can't parse: its message about them overruns a buffer."""
+        with path.open("rb") as file:
+            while line := file.readline(_LONGEST):
+                text = line.strip()
+                if not text:
+                    return  # the voxels follow
+                comment = text.startswith(b"#") or b":=" in text[:_FIELD]
+                if len(line) > _FIELD and not comment:
+                    raise VolumeFormatError(
+                        f"{path.name} is damaged (a line of its header has more than {_FIELD} "
+                        "characters); copy it again"
+                    )
 
 
 class MetaImageFormat(_ItkFormat):
