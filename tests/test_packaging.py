@@ -31,6 +31,14 @@ def test_base_requirements_bring_no_qt(project):
     assert not [name for name in base if name.startswith(QT) or name.startswith("napari[")]
 
 
+def test_licences_of_all_direct_dependencies_are_listed():
+    script = ROOT / "scripts" / "licences.py"
+    done = subprocess.run(
+        [sys.executable, script, "--check"], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_all_brings_qt_and_every_extra(project):
     extras = {extra: names(lines) for extra, lines in project["optional-dependencies"].items()}
     assert "napari[all]" in extras["all"]
