@@ -16,7 +16,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 SCREEN := scripts/with-screen.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long check bench docs pictures check-wheel system-libs clean
+.PHONY: help demo test test-long test-oldest audit check bench docs pictures check-wheel system-libs clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -30,6 +30,20 @@ test: $(VENV)/.installed-dev system-libs  ## run the tests
 
 test-long: $(VENV)/.installed-dev system-libs  ## run the tests that take minutes
 	OMP_NUM_THREADS=$(OMP_NUM_THREADS) $(SCREEN) $(BIN)/python -m pytest -m long $(TEST_ARGS)
+
+test-oldest: system-libs  ## the same with the oldest packages that pyproject.toml allows
+	$(PYTHON) -m venv build/uv
+	build/uv/bin/python -m pip install -q uv
+	build/uv/bin/uv venv -q --clear --python $(PYTHON) build/oldest
+	build/uv/bin/uv pip install -q --python build/oldest/bin/python --resolution lowest-direct \
+		--override oldest-overrides.txt -e ".[all,test]"
+	OMP_NUM_THREADS=$(OMP_NUM_THREADS) $(SCREEN) build/oldest/bin/python -m pytest -m "not long" \
+		-n $(TEST_PROCESSES) --dist loadfile $(TEST_ARGS)
+
+audit:  ## known weaknesses of the pinned packages (asks the network)
+	$(PYTHON) -m venv build/audit
+	build/audit/bin/python -m pip install -q pip-audit
+	build/audit/bin/pip-audit --no-deps --disable-pip -r constraints.txt
 
 check: $(VENV)/.installed-dev  ## style, types, who imports whom, the manifest
 	$(BIN)/ruff check .

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds sdist and wheel, installs the wheel into a virtual environment of its own (whose
+# Builds sdist and wheel, lets twine check their metadata, installs the wheel into a virtual environment of its own (whose
 # dependencies are those of the given Python's environment), and checks from elsewhere
 # that the manifest and the weights came along and that the command works.
 #
@@ -17,6 +17,10 @@ trap 'rm -rf "$work"' EXIT
 }
 wheel=$(echo "$work"/dist/*.whl)
 echo "built $(basename "$wheel") ($(du -h "$wheel" | cut -f1)) and $(basename "$work"/dist/*.tar.gz)"
+
+"$python" -m venv "$work/twine"
+"$work/twine/bin/pip" --disable-pip-version-check install -q twine
+"$work/twine/bin/twine" check --strict "$work"/dist/*
 
 "$python" -m venv "$work/venv"
 "$work/venv/bin/pip" --disable-pip-version-check install -q --no-deps "$wheel"
