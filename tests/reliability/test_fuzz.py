@@ -69,7 +69,7 @@ def test_long_comments_and_notes_in_a_nrrd_header_are_fine(fuzz, tmp_path, field
 
 @pytest.mark.parametrize(
     "text",
-    ["a: " + "[" * 20_000, "a: 2001-99-99", "a: " + "9" * 5000],
+    ["a: " + "[" * 3000, "a: 2001-99-99", "a: " + "9" * 5000],
     ids=["deep", "date", "long"],
 )
 def test_yaml_that_python_can_not_take_is_refused_by_all_who_read_it(tmp_path, text):
