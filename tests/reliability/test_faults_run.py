@@ -128,9 +128,16 @@ def dock(qtbot, viewer, temporary, model):
 
 
 def run(qtbot, dock):
+    look_ahead(qtbot, dock)
     dock.segment.run()
     assert dock.segment.is_running
     qtbot.waitUntil(lambda: not dock.segment.is_running, timeout=WAIT)
+    look_ahead(qtbot, dock)
+
+
+def look_ahead(qtbot, dock):
+    """Wait for what the panel does on its own, which takes memory and a thread too."""
+    qtbot.waitUntil(lambda: dock.segment.has_looked_ahead, timeout=WAIT)
 
 
 def threads():

@@ -13,6 +13,7 @@ from napari_attention3d.errors import InputError
 from napari_attention3d.progress import Progress
 from napari_attention3d.widgets import tasks
 from napari_attention3d.widgets.layers import KEY
+from napari_attention3d.widgets.notify import summarise
 
 
 def labels_of(viewer):
@@ -366,3 +367,26 @@ def test_the_report_can_be_copied(dock, viewer, scan_array, qtbot, tools):
     tools.run_to_end(qtbot, dock)
     dock.status.copy_button.click()
     assert '"tiny"' in QGuiApplication.clipboard().text()
+
+
+@pytest.mark.parametrize(
+    ("error", "may_run"),
+    [(MemoryError(), True), (OSError("No space left on device"), True), (InputError("no"), False)],
+    ids=["memory", "disk", "input"],
+)
+def test_what_may_be_over_soon_does_not_take_the_run_button_away(
+    dock, viewer, scan_array, qtbot, tools, monkeypatch, error, may_run
+):
+    def fail(*_):
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tasks, "look_ahead", fail)
+        viewer.add_image(scan_array)
+        dock.segment._on_changed()
+        qtbot.waitUntil(lambda: dock.segment.has_looked_ahead, timeout=60_000)
+    assert summarise(error) in dock.segment.form.outlook_label.text()
+    assert dock.segment.form.run_button.isEnabled() == may_run
+    if may_run:
+        tools.run_to_end(qtbot, dock)
+        assert len(labels_of(viewer)) == 1

@@ -220,7 +220,11 @@ class SegmentPanel(QWidget):
 
     def _on_outlook_failed(self, failure: JobFailure) -> None:
         self._outlook = None
-        self._blocked(summarise(failure.error))
+        reason = summarise(failure.error)
+        if isinstance(failure.error, Attention3DError):
+            self._blocked(reason)
+        else:  # memory, disk or device: may be over when the person presses Run
+            self.form.show_outlook(reason, warn=True)
 
     def _blocked(self, reason: str) -> None:
         self._block = reason
