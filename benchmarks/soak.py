@@ -20,6 +20,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 
 os.environ.setdefault("NAPARI_CONFIG", "")  # the person's settings are left alone
@@ -28,6 +29,9 @@ import numpy as np
 
 WARM_UP = 20
 """Cycles until caches of napari, torch and the allocator are full."""
+FREEZE_AFTER = 5
+"""Cycles after which Python's collector no longer looks at what is there (imported modules, for
+the greatest part): napari collects at each layer removed, which took half of a cycle's time."""
 PATIENCE = 120.0
 SHAPE = (16, 20, 24)
 
@@ -181,18 +185,31 @@ def slots(viewer) -> int:
 def count(viewer) -> dict[str, int]:
     """What must not grow."""
     import psutil
+    from napari.layers import Layer
     from qtpy.QtCore import QObject
     from qtpy.QtWidgets import QApplication
 
-    process = psutil.Process()
+    process, objects = psutil.Process(), gc.get_objects()
     return {
         "rss": process.memory_info().rss,
         "threads": threading.active_count(),
         "widgets": len(QApplication.allWidgets()),
-        "qt_objects": sum(isinstance(one, QObject) for one in gc.get_objects()),
+        "qt_objects": sum(issubclass(type(one), QObject) for one in objects),
+        "layers": sum(issubclass(type(one), Layer) for one in objects),
+        "our_objects": sum(_is_ours(type(one)) for one in objects),
         "slots": slots(viewer),
         "files": process.num_fds() if hasattr(process, "num_fds") else 0,
     }
+
+
+def _is_ours(kind: type) -> bool:
+    return str(getattr(kind, "__module__", "")).startswith("napari_attention3d")
+
+
+def threads() -> dict[str, int]:
+    """How many threads there are of each name, numbers left out."""
+    names = ("".join(c for c in t.name if not c.isdigit()) for t in threading.enumerate())
+    return dict(Counter(names))
 
 
 def run(cycles: int, journal: Path | None = None, *, show: bool = True) -> list[dict[str, int]]:
@@ -212,11 +229,14 @@ def run(cycles: int, journal: Path | None = None, *, show: bool = True) -> list[
             for number in range(cycles):
                 cycle(viewer, model)
                 settle()
+                if number + 1 == FREEZE_AFTER:
+                    gc.freeze()
                 rows.append({"process": os.getpid(), "cycle": number, **count(viewer)})
                 if journal is not None:
                     with journal.open("a") as file:
-                        file.write(json.dumps(rows[-1]) + "\n")
+                        file.write(json.dumps({**rows[-1], "by_name": threads()}) + "\n")
         finally:
+            gc.unfreeze()
             viewer.close()
             settle()
     return rows
@@ -232,7 +252,7 @@ def growth(rows: list[dict[str, int]], warm_up: int = WARM_UP) -> dict[str, tupl
             statistics.median(row[key] for row in rows[-part:]),
         )
         for key in rows[0]
-        if key not in ("process", "cycle")
+        if key not in ("process", "cycle", "by_name")
     }
 
 

@@ -18,6 +18,7 @@ from qtpy.QtWidgets import (
 
 from .batch_panel import BatchPanel
 from .correct_panel import CorrectPanel
+from .drawing import draw_safely
 from .inspect_panel import InspectPanel
 from .layer_chooser import LayerChooser
 from .measure_panel import MeasurePanel
@@ -44,6 +45,7 @@ class Attention3DWidget(QWidget):
     def __init__(self, napari_viewer: napari.viewer.Viewer, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self.viewer = napari_viewer
+        draw_safely(napari_viewer)
         self.setObjectName("attention3d")
         self.setMinimumWidth(350)
         self.runner = JobRunner()
