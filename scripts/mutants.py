@@ -1,0 +1,189 @@
+"""Mutation testing: small faults put into the code, one at a time; do the tests see them?
+
+python scripts/mutants.py run              # all, or go on with a run that was stopped
+python scripts/mutants.py run geometry     # one module
+python scripts/mutants.py left             # those that no test saw, with what they change
+
+mutmut makes the mutants. They run here rather than in its own runner, since that one forks
+after the tests ran once: OpenMP's threads, which torch started, do not survive a fork, and
+every mutant that reaches a convolution hangs. Here a process that has imported everything
+and computed nothing is forked for each mutant.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import difflib
+import hashlib
+import importlib
+import json
+import os
+import shutil
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+ROOT = Path(__file__).resolve().parents[1]
+WORK = ROOT / "build" / "mutants"
+JOURNAL = WORK / "journal.jsonl"
+PACKAGE = "napari_attention3d"
+TESTS = {
+    "geometry": ("tests/test_geometry.py",),
+    "inference.tiling": ("tests/inference/test_tiling.py", "tests/inference/test_bands.py"),
+    "inference.bands": ("tests/inference/test_bands.py", "tests/inference/test_tiling.py"),
+    "training.losses": (
+        "tests/training/test_losses.py",
+        "tests/training/test_losses_guided.py",
+        "tests/training/test_losses_sums.py",
+    ),
+}
+"""Modules and the tests that must see their faults."""
+OPTIONS = ("-x", "-q", "-m", "not long", "-p", "no:cacheprovider", "-p", "no:xdist")
+LEAST_SECONDS = 20.0
+"""A mutant may take so long, or ten times what the unchanged code takes."""
+
+
+def make(module: str) -> list[str]:
+    """Write the package with the mutants of one module; returns their names."""
+    from mutmut.mutation.file_mutation import mutate_file_contents
+
+    target = WORK / module / "src"
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(ROOT / "src", target, ignore=shutil.ignore_patterns("__pycache__"))
+    file = target / PACKAGE / (module.replace(".", "/") + ".py")
+    mutated = mutate_file_contents(str(file), file.read_text(encoding="utf-8"))
+    file.write_text(mutated.code, encoding="utf-8")
+    return list(mutated.mutant_names)
+
+
+def state_of(module: str) -> str:
+    """A hash of the module and its tests: other results are out of date."""
+    files = [f"src/{PACKAGE}/{module.replace('.', '/')}.py", *TESTS[module]]
+    return hashlib.sha256(b"".join((ROOT / name).read_bytes() for name in files)).hexdigest()[:12]
+
+
+def load(module: str) -> ModuleType:
+    """Import what the tests of a module need, so that forks need not."""
+    sys.path.insert(0, str(WORK / module / "src"))
+    for name in ("pytest", "hypothesis", "numpy", "scipy.ndimage", "torch", "monai.losses"):
+        importlib.import_module(name)
+    for name in ("session", "networks", "models"):
+        importlib.import_module(f"{PACKAGE}.{name}")
+    found = importlib.import_module(f"{PACKAGE}.{module}")
+    if WORK not in Path(str(found.__file__)).parents:
+        raise RuntimeError(f"{found.__file__} is not the mutated file")
+    return found
+
+
+def judge(module: str, mutant: str, limit: float) -> str:
+    """Run the tests with one mutant in a process of its own.
+
+    Returns
+    -------
+    str
+        ``killed``, ``timeout`` or ``survived``; ``survived`` for the unchanged code means
+        that its tests pass.
+    """
+    child = os.fork()
+    if child == 0:
+        os.environ["MUTANT_UNDER_TEST"] = f"{PACKAGE}.{module}.{mutant}" if mutant else ""
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), 1)
+            os.dup2(nowhere.fileno(), 2)
+            import pytest
+
+            os._exit(int(pytest.main([*OPTIONS, *(str(ROOT / t) for t in TESTS[module])])))
+    until = time.monotonic() + limit
+    while time.monotonic() < until:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return "survived" if os.waitstatus_to_exitcode(status) == 0 else "killed"
+        time.sleep(0.02)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return "timeout"
+
+
+def known() -> dict[tuple[str, str, str], str]:
+    """What the journal holds, by module, its state and mutant."""
+    if not JOURNAL.exists():
+        return {}
+    rows = map(json.loads, JOURNAL.read_text(encoding="utf-8").splitlines())
+    return {(row["module"], row["state"], row["mutant"]): row["outcome"] for row in rows}
+
+
+def run(module: str) -> None:
+    """Judge the mutants of one module that are not in the journal; in a forked process."""
+    names, state, before = make(module), state_of(module), known()
+    names = [name for name in names if (module, state, name) not in before]
+    if not names:
+        return
+    load(module)
+    begin = time.monotonic()
+    if judge(module, "", 600) != "survived":
+        raise SystemExit(f"The tests of {module} fail without a mutant")
+    limit = max(LEAST_SECONDS, 10 * (time.monotonic() - begin))
+    for number, name in enumerate(names, 1):
+        outcome = judge(module, name, limit)
+        row = {"module": module, "state": state, "mutant": name, "outcome": outcome}
+        with JOURNAL.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        if sys.stdout.isatty() or outcome == "survived" or number % 50 == 0:
+            print(f"{module} {number}/{len(names)} {name}: {outcome}", flush=True)
+
+
+def change(module: str, mutant: str) -> Iterator[str]:
+    """Yield the lines that a mutant takes away and puts in."""
+    import ast
+
+    text = (WORK / module / "src" / PACKAGE / (module.replace(".", "/") + ".py")).read_text()
+    original = mutant.rpartition("_")[0] + "_orig"
+    found = {
+        node.name: ast.unparse(node).splitlines()[1:]
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.FunctionDef) and node.name in (mutant, original)
+    }
+    for line in difflib.unified_diff(found[original], found[mutant], n=0, lineterm=""):
+        if not line.startswith(("---", "+++", "@@")):
+            yield line
+
+
+def left(module: str) -> None:
+    """Print how many mutants of a module were seen, and those that were not."""
+    state = state_of(module)
+    outcomes = {m: o for (name, s, m), o in known().items() if (name, s) == (module, state)}
+    print(f"{module}: {dict(Counter(outcomes.values()))}")
+    for mutant, outcome in outcomes.items():
+        if outcome == "survived":
+            print(f"  {mutant}")
+            for line in change(module, mutant):
+                print(f"    {line}")
+
+
+def main() -> None:
+    """Run from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", choices=("run", "left"))
+    parser.add_argument("modules", nargs="*", help=f"of {', '.join(TESTS)}; all without")
+    given = parser.parse_args()
+    WORK.mkdir(parents=True, exist_ok=True)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    for module in given.modules or TESTS:
+        if given.what == "left":
+            left(module)
+            continue
+        child = os.fork()  # each module's package is loaded into a process of its own
+        if child == 0:
+            with contextlib.suppress(KeyboardInterrupt):
+                run(module)
+            os._exit(0)
+        os.waitpid(child, 0)
+
+
+if __name__ == "__main__":
+    main()
