@@ -180,3 +180,50 @@ def test_the_affine_cannot_be_changed_from_outside():
     assert grid.spacing == (1, 1, 1)
     with pytest.raises(ValueError, match="read-only"):
         grid.affine[0, 0] = 9
+
+
+def test_what_is_assumed_of_a_grid():
+    assert not Geometry.from_spacing(SHAPE).anatomical
+    assert Geometry.from_spacing(SHAPE, anatomical=True).anatomical
+    assert Geometry.from_spacing(SHAPE).unit == "pixel"
+    made = Geometry.from_xyz(SHAPE, np.eye(4))
+    assert made.anatomical
+    assert made.unit == "mm"
+    assert not Geometry.from_xyz(SHAPE, np.eye(4), anatomical=False).anatomical
+
+
+@pytest.mark.parametrize("anatomical", [False, True])
+def test_a_straightened_grid_is_as_anatomical_as_before(anatomical):
+    grid = Geometry(SHAPE, oblique(4).affine, "mm", anatomical)
+    assert grid.deobliqued().anatomical == anatomical
+
+
+def stretched(first=0.0, last=0.0, shape=(11, 11, 11), spacing=(2.0, 3.0, 4.0)):
+    """A grid whose first or last corner is moved by so many mm along z, the other held."""
+    affine = np.diag([*spacing, 1.0])
+    affine[0, 3] = first
+    affine[0, 0] += (last - first) / (shape[0] - 1)
+    return Geometry(shape, affine, "mm")
+
+
+@pytest.mark.parametrize("end", ["first", "last"])
+def test_grids_are_close_if_every_corner_is_within_a_share_of_the_smallest_voxel_side(end):
+    grid = stretched()
+    assert grid.is_close(stretched(**{end: 0.0019}))
+    assert not grid.is_close(stretched(**{end: 0.0021}))
+    assert grid.is_close(stretched(**{end: 0.19}), tolerance=0.1)
+    assert not grid.is_close(stretched(**{end: 0.21}), tolerance=0.1)
+    assert grid.is_close(grid, tolerance=0)
+
+
+def test_other_shapes_and_units_are_not_close():
+    grid = Geometry.from_spacing(SHAPE, SPACING, unit="mm")
+    assert not grid.is_close(Geometry.from_spacing((3, 4, 6), SPACING, unit="mm"))
+    assert not grid.is_close(Geometry.from_spacing(SHAPE, SPACING, unit="um"))
+    assert not grid.is_close(Geometry.from_spacing((3, 4, 6), SPACING, unit="um"))
+
+
+@pytest.mark.parametrize("spacing", [(1.0, 1.0), (1.0, 1.0, 1.0, 1.0)])
+def test_a_spacing_of_other_dimensions_is_refused(spacing):
+    with pytest.raises(ValueError, match="zip"):
+        oblique(0).resampled(spacing)

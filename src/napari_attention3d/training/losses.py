@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -64,7 +65,7 @@ def shrink_labels(labels: Tensor, size: Sequence[int], ignore: int | None = None
 
 
 def _nearest_known(labels: Tensor, size: Sequence[int], ignore: int) -> Tensor:
-    closeness = torch.full(labels.shape[1:], 4.0, device=labels.device)
+    closeness = torch.full((1, 1, 1), 4.0, device=labels.device)  # above 0 everywhere
     for axis, (fine, coarse) in enumerate(zip(labels.shape[1:], size, strict=True)):
         place = (torch.arange(fine, device=labels.device) + 0.5) * coarse / fine
         view = [1, 1, 1]
@@ -73,8 +74,8 @@ def _nearest_known(labels: Tensor, size: Sequence[int], ignore: int) -> Tensor:
     score = closeness * (labels != ignore)
     shape: Any = tuple(size)
     best, index = nnf.adaptive_max_pool3d(score[:, None], shape, return_indices=True)
-    chosen = labels.flatten(1).gather(1, index.flatten(1)).view(best[:, 0].shape)
-    return torch.where(best[:, 0] > 0, chosen, ignore).to(labels.dtype)
+    # Where nothing is known the scores are all 0, and any voxel's label is `ignore`.
+    return labels.flatten(1).gather(1, index.flatten(1)).view(best[:, 0].shape)
 
 
 class SegmentationLoss(nn.Module):
@@ -151,7 +152,7 @@ class SegmentationLoss(nn.Module):
             [
                 torch.where(one_hot, p, 0).sum(axes),
                 p.sum(axes),
-                one_hot.sum(axes).to(p.dtype),
+                one_hot.sum(axes),
                 torch.stack([entropy.sum(), voxel_weights.sum()]),
             ]
         )
@@ -179,7 +180,7 @@ def guided_loss(trace: GuidanceTrace, detach_targets: bool = False) -> Tensor:
         Let no gradient into the earlier step's code. The paper lets it.
     """
     total = trace.latents[0][0].new_zeros((), dtype=torch.float32)
-    for before, after in zip(trace.latents, trace.latents[1:], strict=False):
+    for before, after in itertools.pairwise(trace.latents):
         for target, code in zip(before, after, strict=True):
             target = target.detach() if detach_targets else target
             total = total + nnf.mse_loss(code.float(), target.float())
