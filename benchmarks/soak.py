@@ -94,19 +94,23 @@ def cycle(viewer, model: Path) -> None:
 
     viewer.add_image(make_scan(), name="scan", contrast_limits=(-0.5, 1.5))
     dock = Attention3DWidget(viewer)
-    viewer.window.add_dock_widget(dock, name="Attention 3D")
+    window = getattr(viewer, "window", None)
+    if window is None:
+        dock.show()
+    else:
+        window.add_dock_widget(dock, name="Attention 3D")
     try:
         _segment(dock, model)
         _probe(dock)
         _correct(dock)
     finally:
-        viewer.window.remove_dock_widget(dock)
+        if window is not None:
+            window.remove_dock_widget(dock)
         dock.close_down()
         if not dock.runner.join(PATIENCE):
             raise TimeoutError("the thread did not end")
         dock.deleteLater()
         viewer.layers.clear()
-        viewer.layers._undo_history.clear() if hasattr(viewer.layers, "_undo_history") else None
 
 
 def _segment(dock, model: Path) -> None:
@@ -173,7 +177,7 @@ def settle() -> None:
 def slots(viewer) -> int:
     """How many callbacks hang on the events of the viewer and its parts."""
     count = 0
-    for owner in (viewer, viewer.dims, viewer.camera, viewer.cursor, viewer.layers):
+    for owner in (viewer, viewer.dims, viewer.scene.camera, viewer.cursor, viewer.layers):
         for emitter in getattr(owner.events, "emitters", {}).values():
             count += len(getattr(emitter, "callbacks", ()))
     selection = getattr(viewer.layers.selection.events, "emitters", {})
@@ -212,9 +216,15 @@ def threads() -> dict[str, int]:
     return dict(Counter(names))
 
 
-def run(cycles: int, journal: Path | None = None, *, show: bool = True) -> list[dict[str, int]]:
-    """Do so many cycles; returns the counts after each."""
+def run(
+    cycles: int, journal: Path | None = None, *, window: bool = True, freeze: bool = True
+) -> list[dict[str, int]]:
+    """Do so many cycles, with napari's window or the dock alone.
+
+    Returns the counts after each, and the threads `by_name`.
+    """
     import napari
+    from napari.components import ViewerModel
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -223,21 +233,24 @@ def run(cycles: int, journal: Path | None = None, *, show: bool = True) -> list[
         for kind in ("models", "sessions"):
             (folder / kind).mkdir()
         model = make_model(folder / "models")
-        viewer = napari.Viewer(show=show)
+        viewer = napari.Viewer() if window else ViewerModel()
         rows: list[dict[str, int]] = []
         try:
             for number in range(cycles):
                 cycle(viewer, model)
                 settle()
-                if number + 1 == FREEZE_AFTER:
+                if freeze and number + 1 == FREEZE_AFTER:
                     gc.freeze()
-                rows.append({"process": os.getpid(), "cycle": number, **count(viewer)})
+                head = {"process": os.getpid(), "cycle": number}
+                rows.append({**head, **count(viewer), "by_name": threads()})
                 if journal is not None:
                     with journal.open("a") as file:
-                        file.write(json.dumps({**rows[-1], "by_name": threads()}) + "\n")
+                        file.write(json.dumps(rows[-1]) + "\n")
         finally:
-            gc.unfreeze()
-            viewer.close()
+            if freeze:
+                gc.unfreeze()
+            if window:
+                viewer.close()
             settle()
     return rows
 

@@ -1,7 +1,8 @@
-"""What the soak's script calls growth; the real cycles, in a real window, are long."""
+"""What the soak's script calls growth, and a few of its cycles in a window."""
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 from pathlib import Path
 
@@ -33,10 +34,35 @@ def test_too_few_cycles_are_not_judged(soak):
     assert "too few to judge" in soak.table(rows)
 
 
-@pytest.mark.long
-def test_nothing_grows_over_forty_cycles(soak, qapp, monkeypatch):
+@pytest.fixture
+def folders(monkeypatch):
     for name in ("MODELS", "SESSIONS"):  # put back after the script has set them
         monkeypatch.setenv(f"NAPARI_ATTENTION3D_{name}", "")
+
+
+@pytest.fixture
+def quick_collection():
+    """What is there now stays: napari collects whenever a layer goes."""
+    was_frozen = gc.get_freeze_count() > 0
+    gc.collect()
+    gc.freeze()
+    yield
+    if not was_frozen:
+        gc.unfreeze()
+
+
+def test_ten_cycles_leave_nothing_behind(soak, qapp, folders, quick_collection):
+    rows = soak.run(10, window=False, freeze=False)
+    early, late = rows[2:5], rows[-3:]
+    for name in ("widgets", "qt_objects", "layers", "our_objects", "slots"):
+        assert max(row[name] for row in late) <= max(row[name] for row in early), name
+    for row in late:  # zarr's pool, "asyncio_", grows to its bound and not beyond
+        found = {name: n for name, n in row["by_name"].items() if not name.startswith("asyncio")}
+        assert found.items() <= early[-1]["by_name"].items()
+
+
+@pytest.mark.long
+def test_nothing_grows_over_forty_cycles(soak, qapp, folders):
     found = soak.growth(soak.run(soak.WARM_UP + 20))
     for name, (first, last) in found.items():
         allowed = 1.05 * first if name == "rss" else first
