@@ -16,7 +16,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 SCREEN := scripts/with-screen.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long test-oldest audit check bench docs pictures check-wheel system-libs clean
+.PHONY: help demo test test-long test-oldest coverage mutants audit check bench docs pictures check-wheel system-libs clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -39,6 +39,17 @@ test-oldest: system-libs  ## the same with the oldest packages that pyproject.to
 		--override oldest-overrides.txt -e ".[all,test]"
 	OMP_NUM_THREADS=$(OMP_NUM_THREADS) $(SCREEN) build/oldest/bin/python -m pytest -m "not long" \
 		-n $(TEST_PROCESSES) --dist loadfile $(TEST_ARGS)
+
+coverage: $(VENV)/.installed-dev system-libs  ## which branches the tests take
+	OMP_NUM_THREADS=$(OMP_NUM_THREADS) $(SCREEN) $(BIN)/python -m pytest -m "not long" -q \
+		-n $(TEST_PROCESSES) --dist loadfile --cov=napari_attention3d --cov-branch \
+		--cov-report= --cov-report=json:build/coverage.json $(TEST_ARGS)
+	$(BIN)/python scripts/coverage.py build/coverage.json
+
+mutants: $(VENV)/.installed-dev  ## do the tests see small faults in the central code?
+	$(BIN)/python -m pip install -q "mutmut>=3.8"
+	$(BIN)/python scripts/mutants.py run
+	$(BIN)/python scripts/mutants.py left
 
 audit:  ## known weaknesses of the pinned packages (asks the network)
 	$(PYTHON) -m venv build/audit

@@ -1,4 +1,4 @@
-"""Mutation testing: small faults put into the code, one at a time; do the tests see them?
+"""Mutation testing: small faults are put into the code, one at a time, for the tests to see.
 
 python scripts/mutants.py run              # all, or go on with a run that was stopped
 python scripts/mutants.py run geometry     # one module
@@ -6,8 +6,8 @@ python scripts/mutants.py left             # those that no test saw, with what t
 
 mutmut makes the mutants. They run here rather than in its own runner, since that one forks
 after the tests ran once: OpenMP's threads, which torch started, do not survive a fork, and
-every mutant that reaches a convolution hangs. Here a process that has imported everything
-and computed nothing is forked for each mutant.
+every mutant that reaches a convolution hangs. Here a process that has imported and collected
+everything and computed nothing is forked for each mutant.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 WORK = ROOT / "build" / "mutants"
@@ -35,15 +35,18 @@ PACKAGE = "napari_attention3d"
 TESTS = {
     "geometry": ("tests/test_geometry.py",),
     "inference.tiling": ("tests/inference/test_tiling.py", "tests/inference/test_bands.py"),
-    "inference.bands": ("tests/inference/test_bands.py", "tests/inference/test_tiling.py"),
+    "inference.bands": ("tests/inference/test_bands.py",),
     "training.losses": (
         "tests/training/test_losses.py",
+        "tests/training/test_losses_details.py",
         "tests/training/test_losses_guided.py",
         "tests/training/test_losses_sums.py",
     ),
 }
 """Modules and the tests that must see their faults."""
-OPTIONS = ("-x", "-q", "-m", "not long", "-p", "no:cacheprovider", "-p", "no:xdist")
+UNUSED = ("cacheprovider", "xdist", "napari", "pytest-qt")
+"""pytest's plugins that these tests can do without; napari's takes a second each time."""
+OPTIONS = ("-s", "-q", "-m", "not long", *(f"-pno:{name}" for name in UNUSED))
 LEAST_SECONDS = 20.0
 """A mutant may take so long, or ten times what the unchanged code takes."""
 
@@ -67,46 +70,79 @@ def state_of(module: str) -> str:
     return hashlib.sha256(b"".join((ROOT / name).read_bytes() for name in files)).hexdigest()[:12]
 
 
-def load(module: str) -> ModuleType:
+def load(module: str) -> None:
     """Import what the tests of a module need, so that forks need not."""
     sys.path.insert(0, str(WORK / module / "src"))
     for name in ("pytest", "hypothesis", "numpy", "scipy.ndimage", "torch", "monai.losses"):
         importlib.import_module(name)
+    from hypothesis import Phase, settings
+
+    settings.register_profile("mutants", phases=(Phase.explicit, Phase.generate), database=None)
+    settings.load_profile("mutants")  # a counterexample need not be made small
     for name in ("session", "networks", "models"):
         importlib.import_module(f"{PACKAGE}.{name}")
     found = importlib.import_module(f"{PACKAGE}.{module}")
     if WORK not in Path(str(found.__file__)).parents:
         raise RuntimeError(f"{found.__file__} is not the mutated file")
-    return found
 
 
-def judge(module: str, mutant: str, limit: float) -> str:
-    """Run the tests with one mutant in a process of its own.
+class Judge:
+    """A pytest plugin that runs the collected tests once per mutant, each in a process of its own.
 
-    Returns
-    -------
-    str
-        ``killed``, ``timeout`` or ``survived``; ``survived`` for the unchanged code means
-        that its tests pass.
+    Parameters
+    ----------
+    module
+        That is mutated.
+    mutants
+        Their names.
     """
-    child = os.fork()
-    if child == 0:
-        os.environ["MUTANT_UNDER_TEST"] = f"{PACKAGE}.{module}.{mutant}" if mutant else ""
-        with open(os.devnull, "w") as nowhere:
-            os.dup2(nowhere.fileno(), 1)
-            os.dup2(nowhere.fileno(), 2)
-            import pytest
 
-            os._exit(int(pytest.main([*OPTIONS, *(str(ROOT / t) for t in TESTS[module])])))
-    until = time.monotonic() + limit
-    while time.monotonic() < until:
-        done, status = os.waitpid(child, os.WNOHANG)
-        if done:
-            return "survived" if os.waitstatus_to_exitcode(status) == 0 else "killed"
-        time.sleep(0.02)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    return "timeout"
+    def __init__(self, module: str, mutants: list[str]) -> None:
+        self.module, self.mutants = module, mutants
+
+    def pytest_runtestloop(self, session: Any) -> bool:
+        """Take the place of pytest's own loop."""
+        begin = time.monotonic()
+        if self._outcome(session, "", 600) != "survived":
+            raise SystemExit(f"The tests of {self.module} fail without a mutant")
+        limit = max(LEAST_SECONDS, 10 * (time.monotonic() - begin))
+        state = state_of(self.module)
+        for number, name in enumerate(self.mutants, 1):
+            outcome = self._outcome(session, name, limit)
+            row = {"module": self.module, "state": state, "mutant": name, "outcome": outcome}
+            with JOURNAL.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+            if outcome == "survived" or number % 50 == 0:
+                print(f"{self.module} {number}/{len(self.mutants)} {name}: {outcome}", flush=True)
+        return True
+
+    def _outcome(self, session: Any, mutant: str, limit: float) -> str:
+        """``killed``, ``timeout`` or ``survived``; "" is the unchanged code."""
+        child = os.fork()
+        if child == 0:
+            os.environ["MUTANT_UNDER_TEST"] = f"{PACKAGE}.{self.module}.{mutant}" if mutant else ""
+            code = 1
+            with open(os.devnull, "w") as nowhere, contextlib.suppress(BaseException):
+                os.dup2(nowhere.fileno(), 1)
+                os.dup2(nowhere.fileno(), 2)
+                for number, item in enumerate(session.items):
+                    following = session.items[number + 1 : number + 2]
+                    item.config.hook.pytest_runtest_protocol(
+                        item=item, nextitem=following[0] if following else None
+                    )
+                    if session.testsfailed:
+                        break
+                code = int(bool(session.testsfailed))
+            os._exit(code)
+        until = time.monotonic() + limit
+        while time.monotonic() < until:
+            done, status = os.waitpid(child, os.WNOHANG)
+            if done:
+                return "survived" if os.waitstatus_to_exitcode(status) == 0 else "killed"
+            time.sleep(0.01)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        return "timeout"
 
 
 def known() -> dict[tuple[str, str, str], str]:
@@ -118,23 +154,15 @@ def known() -> dict[tuple[str, str, str], str]:
 
 
 def run(module: str) -> None:
-    """Judge the mutants of one module that are not in the journal; in a forked process."""
+    """Judge the mutants of one module that are not in the journal."""
+    import pytest
+
     names, state, before = make(module), state_of(module), known()
     names = [name for name in names if (module, state, name) not in before]
-    if not names:
-        return
-    load(module)
-    begin = time.monotonic()
-    if judge(module, "", 600) != "survived":
-        raise SystemExit(f"The tests of {module} fail without a mutant")
-    limit = max(LEAST_SECONDS, 10 * (time.monotonic() - begin))
-    for number, name in enumerate(names, 1):
-        outcome = judge(module, name, limit)
-        row = {"module": module, "state": state, "mutant": name, "outcome": outcome}
-        with JOURNAL.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
-        if sys.stdout.isatty() or outcome == "survived" or number % 50 == 0:
-            print(f"{module} {number}/{len(names)} {name}: {outcome}", flush=True)
+    if names:
+        load(module)
+        tests = [str(ROOT / name) for name in TESTS[module]]
+        pytest.main([*OPTIONS, *tests], plugins=[Judge(module, names)])
 
 
 def change(module: str, mutant: str) -> Iterator[str]:
