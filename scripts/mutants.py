@@ -24,7 +24,7 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,10 +64,13 @@ def make(module: str) -> list[str]:
     return list(mutated.mutant_names)
 
 
-def state_of(module: str) -> str:
-    """A hash of the module and its tests: other results are out of date."""
-    files = [f"src/{PACKAGE}/{module.replace('.', '/')}.py", *TESTS[module]]
-    return hashlib.sha256(b"".join((ROOT / name).read_bytes() for name in files)).hexdigest()[:12]
+def state_of(module: str) -> tuple[str, str]:
+    """Hashes of the module and of its tests: what was judged with others is out of date."""
+
+    def mark(names: Sequence[str]) -> str:
+        return hashlib.sha256(b"".join((ROOT / n).read_bytes() for n in names)).hexdigest()[:12]
+
+    return mark([f"src/{PACKAGE}/{module.replace('.', '/')}.py"]), mark(TESTS[module])
 
 
 def load(module: str) -> None:
@@ -106,10 +109,11 @@ class Judge:
         if self._outcome(session, "", 600) != "survived":
             raise SystemExit(f"The tests of {self.module} fail without a mutant")
         limit = max(LEAST_SECONDS, 10 * (time.monotonic() - begin))
-        state = state_of(self.module)
+        source, tests = state_of(self.module)
+        base = {"module": self.module, "source": source, "tests": tests}
         for number, name in enumerate(self.mutants, 1):
             outcome = self._outcome(session, name, limit)
-            row = {"module": self.module, "state": state, "mutant": name, "outcome": outcome}
+            row = {**base, "mutant": name, "outcome": outcome}
             with JOURNAL.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
             if outcome == "survived" or number % 50 == 0:
@@ -145,20 +149,30 @@ class Judge:
         return "timeout"
 
 
-def known() -> dict[tuple[str, str, str], str]:
-    """What the journal holds, by module, its state and mutant."""
+def known(module: str) -> dict[str, str]:
+    """What the journal holds of a module as it is now, by mutant.
+
+    What was seen once is seen still, whatever tests came; what was not is judged anew if
+    the tests changed.
+    """
     if not JOURNAL.exists():
         return {}
+    source, tests = state_of(module)
     rows = map(json.loads, JOURNAL.read_text(encoding="utf-8").splitlines())
-    return {(row["module"], row["state"], row["mutant"]): row["outcome"] for row in rows}
+    return {
+        row["mutant"]: row["outcome"]
+        for row in rows
+        if (row["module"], row["source"]) == (module, source)
+        and (row["outcome"] == "killed" or row["tests"] == tests)
+    }
 
 
 def run(module: str) -> None:
     """Judge the mutants of one module that are not in the journal."""
     import pytest
 
-    names, state, before = make(module), state_of(module), known()
-    names = [name for name in names if (module, state, name) not in before]
+    before = known(module)
+    names = [name for name in make(module) if name not in before]
     if names:
         load(module)
         tests = [str(ROOT / name) for name in TESTS[module]]
@@ -183,8 +197,7 @@ def change(module: str, mutant: str) -> Iterator[str]:
 
 def left(module: str) -> None:
     """Print how many mutants of a module were seen, and those that were not."""
-    state = state_of(module)
-    outcomes = {m: o for (name, s, m), o in known().items() if (name, s) == (module, state)}
+    outcomes = known(module)
     print(f"{module}: {dict(Counter(outcomes.values()))}")
     for mutant, outcome in outcomes.items():
         if outcome == "survived":

@@ -227,3 +227,46 @@ def test_other_shapes_and_units_are_not_close():
 def test_a_spacing_of_other_dimensions_is_refused(spacing):
     with pytest.raises(ValueError, match="zip"):
         oblique(0).resampled(spacing)
+
+
+def test_whole_numbers_make_a_grid_too():
+    grid = Geometry([np.int64(3), 4, 5], np.diag([2, 1, 3, 1]))
+    assert grid.affine.dtype == np.float64
+    assert grid.shape == (3, 4, 5)
+    assert isinstance(grid.shape, tuple)
+    assert all(type(n) is int for n in grid.shape)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_very_flat_voxels_are_no_singular_grid(seed):
+    spacing = (1e-6, 1e-3, 1.0)
+    assert oblique(seed, spacing=spacing).spacing == pytest.approx(spacing)
+    straight = Geometry(SHAPE, np.diag([*spacing, 1]))
+    assert straight.spacing == pytest.approx(spacing)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"affine": np.full((4, 4), np.nan)},
+            "affine holds NaN or infinity; set the voxel spacing by hand",
+        ),
+        ({"unit": "mile"}, "unit 'mile' is not known; use one of mm, um, pixel"),
+        ({"shape": (3, 4)}, "shape (3, 4) is not (Z, Y, X)"),
+        ({"affine": np.eye(3)}, "affine has shape (3, 3), expected (4, 4)"),
+        (
+            {"affine": np.zeros((4, 4))},
+            "affine's last row is [0.0, 0.0, 0.0, 0.0], expected [0, 0, 0, 1]",
+        ),
+        (
+            {"affine": np.diag([1.0, 0.0, 2.0, 1.0])},
+            "affine is singular (spacing [1.0, 0.0, 2.0]); set the voxel spacing by hand",
+        ),
+    ],
+)
+def test_the_message_says_what_was_given_and_what_to_do(change, message):
+    given = {"shape": SHAPE, "affine": np.eye(4), "unit": "mm"} | change
+    with pytest.raises(InputError) as caught:
+        Geometry(**given)
+    assert str(caught.value) == message
