@@ -390,3 +390,67 @@ def test_what_may_be_over_soon_does_not_take_the_run_button_away(
     if may_run:
         tools.run_to_end(qtbot, dock)
         assert len(labels_of(viewer)) == 1
+
+
+@pytest.fixture
+def outlooks(monkeypatch):
+    """Outlooks that end only by being cancelled, until `let` is set; and what ran when."""
+    real = tasks.look_ahead
+    kept = SimpleNamespace(begun=threading.Event(), let=threading.Event(), order=[])
+
+    def look_ahead(*given):
+        kept.order.append("outlook")
+        kept.begun.set()
+        while not kept.let.wait(0.005):
+            yield Progress(0, 0)
+        return (yield from real(*given))
+
+    monkeypatch.setattr(tasks, "look_ahead", look_ahead)
+    return kept
+
+
+def test_the_outlook_makes_room_for_another_job_and_comes_again(
+    dock, viewer, scan_array, qtbot, outlooks
+):
+    viewer.add_image(scan_array)
+    qtbot.waitUntil(outlooks.begun.is_set, timeout=60_000)
+    assert not dock.segment.has_looked_ahead
+    other = dock.runner.call(lambda: outlooks.order.append("other"))
+    with qtbot.waitSignal(other.finished, timeout=60_000):
+        pass
+    assert not dock.segment.has_looked_ahead
+    outlooks.let.set()
+    qtbot.waitUntil(lambda: dock.segment.has_looked_ahead, timeout=60_000)
+    assert outlooks.order.count("other") == 1
+    assert outlooks.order[0] == outlooks.order[-1] == "outlook"
+    assert "float32" in dock.segment.form.outlook_label.text()
+
+
+def test_the_outlook_comes_after_a_run_that_was_begun_before_it(
+    dock, viewer, scan_array, qtbot, tools, outlooks
+):
+    viewer.add_image(scan_array)
+    qtbot.waitUntil(outlooks.begun.is_set, timeout=60_000)
+    tools.run_to_end(qtbot, dock)
+    assert len(labels_of(viewer)) == 1
+    assert not dock.segment.has_looked_ahead
+    outlooks.let.set()
+    qtbot.waitUntil(lambda: dock.segment.has_looked_ahead, timeout=60_000)
+    assert "float32" in dock.segment.form.outlook_label.text()
+
+
+def test_an_outlook_that_can_not_be_asked_for_is_no_outlook(
+    dock, viewer, scan_array, qtbot, outlooks, monkeypatch
+):
+    viewer.add_image(scan_array)
+    qtbot.waitUntil(outlooks.begun.is_set, timeout=60_000)
+
+    def refuse():
+        raise InputError("this layer can't be read")
+
+    monkeypatch.setattr(dock.segment, "_read_layer", refuse)
+    for _ in range(2):  # nothing is left of the one that was given up
+        dock.segment._look_ahead()
+        assert dock.segment.has_looked_ahead
+        assert "can't be read" in dock.segment.form.outlook_label.text()
+    monkeypatch.undo()

@@ -124,6 +124,53 @@ def test_a_job_cancelled_while_queued_never_starts(runner, qtbot):
     assert events == [("cancelled",), ("finished",)]
 
 
+def test_a_job_that_gives_way_is_cancelled_by_the_next_one(runner, qtbot):
+    began, never = threading.Event(), threading.Event()
+
+    def endless():
+        began.set()
+        while not never.wait(0.005):
+            yield Progress(0, 0)
+
+    def short():
+        yield Progress(1, 1)
+        return "done"
+
+    idle = runner.submit(endless, gives_way=True)
+    waiting = runner.submit(endless, gives_way=True)  # the first gives way to the second, too
+    assert idle.gave_way
+    wanted = runner.submit(short)
+    events, others = heard(wanted), [heard(idle), heard(waiting)]
+    with qtbot.waitSignal(wanted.finished, timeout=10_000):
+        pass
+    assert ("returned", "done") in events
+    assert not wanted.gave_way
+    assert waiting.gave_way
+    assert all(one[-2:] == [("cancelled",), ("finished",)] for one in others)
+
+
+def test_a_job_that_runs_for_a_person_does_not_give_way(runner, qtbot):
+    began, go_on = threading.Event(), threading.Event()
+
+    def job():
+        began.set()
+        go_on.wait(20)
+        yield Progress(1, 1)
+        return 1
+
+    run = runner.submit(job)
+    events = heard(run)
+    assert began.wait(20)
+    idle = runner.submit(job, gives_way=True)
+    last = runner.submit(job)
+    go_on.set()
+    with qtbot.waitSignal(last.finished, timeout=10_000):
+        pass
+    assert ("returned", 1) in events
+    assert not run.gave_way
+    assert idle.gave_way
+
+
 def test_an_error_after_cancel_counts_as_cancelled(runner, qtbot):
     begun = threading.Event()
     gate = threading.Event()

@@ -62,6 +62,7 @@ class SegmentPanel(QWidget):
         self._loading: Run | None = None
         self._run: Run | None = None
         self._outlook: Run | None = None
+        self._put_off = False
         self._preview: Preview | None = None
         self._patch = (96, 96, 96)
         self._block = ""
@@ -105,7 +106,7 @@ class SegmentPanel(QWidget):
     @property
     def has_looked_ahead(self) -> bool:
         """Whether the outlook is up to date: nothing is computed or waited for."""
-        return self._outlook is None and not self._timer.isActive()
+        return self._outlook is None and not self._timer.isActive() and not self._put_off
 
     def _reason_not_to_run(self) -> str:
         if self.chooser.layer is None:
@@ -194,11 +195,17 @@ class SegmentPanel(QWidget):
         return SegmentOptions(region=region, **self.form.options())
 
     def _look_ahead(self) -> None:
-        if not self._ready or self._run is not None or self._reason_not_to_run():
+        if self._run is not None:
+            self._put_off = True  # until the run is over
+            return
+        self._put_off = False
+        if not self._ready or self._reason_not_to_run():
             self._update_button()
             return
-        if self._outlook is not None:
-            self._outlook.cancel()
+        old, self._outlook = self._outlook, None
+        if old is not None:
+            old.cancelled.disconnect(self._on_outlook_cancelled)
+            old.cancel()
         try:
             layer, source = self._read_layer()
             options = self._options(layer, source)
@@ -207,7 +214,8 @@ class SegmentPanel(QWidget):
             return
         self.form.show_outlook("Looking at the scan …")
         work = partial(tasks.look_ahead, self.shelf, self.form.model, source, options)
-        self._outlook = self.runner.call(work, "look ahead")
+        self._outlook = self.runner.submit(work, "look ahead", gives_way=True)
+        self._outlook.cancelled.connect(self._on_outlook_cancelled)
         self._outlook.returned.connect(self._on_outlook)
         self._outlook.errored.connect(self._on_outlook_failed)
 
@@ -217,6 +225,13 @@ class SegmentPanel(QWidget):
         self.form.set_maps(outlook.maps)
         self.form.show_outlook(outlook.text)
         self._update_button()
+
+    def _on_outlook_cancelled(self) -> None:
+        """Another job came in between: look again after it."""
+        outlook, self._outlook = self._outlook, None
+        if outlook is not None and outlook.gave_way:
+            self._put_off = True
+            self._timer.start()
 
     def _on_outlook_failed(self, failure: JobFailure) -> None:
         self._outlook = None
@@ -307,6 +322,8 @@ class SegmentPanel(QWidget):
         self._preview = None
         self._layer = None
         self._update_button()
+        if self._put_off and self.runner.is_alive:
+            self._timer.start()
 
 
 def _closing_words(result: Segmentation, orphan: bool) -> tuple[str, str]:

@@ -117,12 +117,20 @@ def _device_title(kind: str) -> str:
 
 def look_ahead(
     shelf: ModelShelf, model_ref: str, source: LayerSource, options: SegmentOptions
-) -> Outlook:
-    """Say what a run would do; raises what the run would raise at once."""
+) -> Generator[Progress, None, Outlook]:
+    """Say what a run would do; raises what the run would raise at once. A job.
+
+    Its parts take seconds each where a network is met for the first time, so it can be
+    cancelled between them.
+    """
     from ..session import preflight
 
+    yield Progress(0, 0, "Loading the model …")
     model = shelf.get(model_ref)
     maps = [(s.name, s.title, s.primary) for s in model.network.map_specs.values()]
+    yield Progress(0, 0, "Estimating memory …")
+    preflight(source.volume, model, options)
+    yield Progress(0, 0, "Measuring the speed …")
     plan = preflight(source.volume, model, options, probe=True)
     text = plan.text
     if is_large(source.volume, model, options):

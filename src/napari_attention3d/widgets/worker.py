@@ -74,8 +74,20 @@ class Run(QObject):
         super().__init__()
         self.name = name
         self._factory: JobFactory | None = factory
+        self.gives_way = False
+        self._gave_way = False
         self._cancel = threading.Event()
         self._over = False
+
+    def give_way(self) -> None:
+        """Cancel for the sake of another job; its owner may ask for it again."""
+        self._gave_way = True
+        self.cancel()
+
+    @property
+    def gave_way(self) -> bool:
+        """Whether another job came in before it was over."""
+        return self._gave_way
 
     def cancel(self) -> None:
         """Ask the job to stop; it answers at its next step, with `cancelled` and nothing else."""
@@ -181,16 +193,23 @@ class JobRunner:
         self._runs: list[Run] = []
         _runners.add(self)
 
-    def submit(self, factory: JobFactory, name: str = "job") -> Run:
+    def submit(self, factory: JobFactory, name: str = "job", *, gives_way: bool = False) -> Run:
         """Queue a job; connect to the returned run's signals before returning to Qt.
 
         Parameters
         ----------
         factory
             Called on the thread; returns the generator to drive.
+        gives_way
+            Nobody waits for this job: the next one that is submitted cancels it, and the
+            run's `gave_way` is then true.
         """
         run = Run(factory, name)
+        run.gives_way = gives_way
         self._runs = [one for one in self._runs if not one.is_over]
+        for one in self._runs:
+            if one.gives_way and not one.is_cancelling:
+                one.give_way()
         self._runs.append(run)
         WindowGarbage.get().hold()  # until the run has reported its end
         if self._thread is None or not self._thread.is_alive():
