@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 import zarr
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from napari_attention3d.geometry import Geometry
 from napari_attention3d.inference.store import RowBuffer, ZarrStore
@@ -54,6 +56,37 @@ def test_columns_and_slabs_mixed_give_the_same() -> None:
             buffer[where] = values[where]
     buffer.flush()
     np.testing.assert_array_equal(stored[:], values)
+
+
+Slab = tuple[int, int, int, int]
+SLABS = st.tuples(*[st.integers(0, 11)] * 2, *[st.integers(0, 8)] * 2).filter(
+    lambda s: s[0] < s[1] and s[2] < s[3]
+)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@settings(max_examples=50)
+@given(slabs=st.lists(SLABS, max_size=8), whole=st.lists(st.booleans(), min_size=8, max_size=8))
+def test_whatever_is_given_in_whatever_order_the_last_word_counts(
+    axis: int, slabs: list[Slab], whole: list[bool]
+) -> None:
+    """Slabs and columns in turn, some planes never, some twice: as after memory ran out."""
+    expected = np.full((12, 9, 10), 255, np.uint8)
+    stored = Counting(expected.shape, (4, 4, 4))
+    stored.data[:] = 255
+    buffer = RowBuffer(stored)
+    for number, ((z0, z1, y0, y1), full) in enumerate(zip(slabs, whole, strict=False)):
+        where = [slice(0, n) for n in expected.shape]
+        where[axis] = slice(min(z0, expected.shape[axis] - 1), min(z1, expected.shape[axis]))
+        if where[axis].start == where[axis].stop:
+            continue
+        if not full:
+            where[(axis + 1) % 3] = slice(y0, y1)
+        value = np.full([s.stop - s.start for s in where], number, np.uint8)
+        expected[tuple(where)] = value
+        buffer[tuple(where)] = value
+    buffer.flush()
+    np.testing.assert_array_equal(stored.data, expected)
 
 
 def test_results_are_complete_folders_or_not_there(tmp_path: Path) -> None:

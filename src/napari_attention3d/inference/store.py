@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -18,6 +19,8 @@ from ..volumes.formats.ome_zarr_write import StreamedZarr, streamed
 
 __all__ = ["RowBuffer", "ZarrStore"]
 
+_Ranges = list[tuple[int, int]]
+
 MOST_BUFFERED = 2**27
 """Bytes of a row of chunks that may wait in memory until it is complete."""
 
@@ -25,16 +28,19 @@ MOST_BUFFERED = 2**27
 class RowBuffer:
     """Writes a stored array in whole rows of chunks, though it is given thinner slabs.
 
+    Only what was given is written, the last word counts, and nothing that waits is written
+    over what came after it: a run may go on in columns, or begin anew, at any time.
+
     Parameters
     ----------
     array
-        (Z, Y, X) or (C, Z, Y, X) with `chunks`. Each voxel is written once.
+        (Z, Y, X) or (C, Z, Y, X) with `chunks`.
     """
 
     def __init__(self, array: Any) -> None:
         self.array = array
         self.shape, self.dtype, self.ndim = tuple(array.shape), array.dtype, array.ndim
-        self._rows: dict[tuple[int, int], tuple[npt.NDArray[Any], int]] = {}
+        self._rows: list[_Row] = []
 
     def __getitem__(self, index: Any) -> Any:
         return self.array[index]
@@ -46,22 +52,23 @@ class RowBuffer:
         ]
         thin = self._thin_axis(ranges)
         if thin is None:
+            self._settle(ranges)
             self.array[index] = value
             return
         (lo, hi), depth = ranges[thin], int(self.array.chunks[thin])
         for number in range(lo // depth, -(-hi // depth)):
-            first, last = number * depth, min((number + 1) * depth, self.shape[thin])
-            a, b = max(lo, first), min(hi, last)
+            whole, mine = list(ranges), list(ranges)
+            whole[thin] = number * depth, min((number + 1) * depth, self.shape[thin])
+            mine[thin] = max(lo, whole[thin][0]), min(hi, whole[thin][1])
             part = [slice(None)] * self.ndim
-            part[thin] = slice(a - lo, b - lo)
-            self._add(thin, number, first, last, ranges, (a, b), value[tuple(part)])
+            part[thin] = slice(mine[thin][0] - lo, mine[thin][1] - lo)
+            self._add(thin, whole, mine, value[tuple(part)])
 
     def flush(self) -> None:
-        """Write the rows that are not complete."""
-        for axis, number in list(self._rows):
-            self._write(axis, number)
+        """Write what waits."""
+        self._settle([(0, n) for n in self.shape])
 
-    def _thin_axis(self, ranges: list[tuple[int, int]]) -> int | None:
+    def _thin_axis(self, ranges: _Ranges) -> int | None:
         """Return the axis that cuts through chunks; None if none does or rows are too large."""
         lead = self.ndim - 3
         cut = [
@@ -73,39 +80,60 @@ class RowBuffer:
         if len(cut) != 1:
             return None
         size = self.dtype.itemsize * self.array.chunks[cut[0]]
-        size *= int(np.prod([n for a, n in enumerate(self.shape) if a != cut[0]]))
+        size *= math.prod(b - a for axis, (a, b) in enumerate(ranges) if axis != cut[0])
         return cut[0] if size <= MOST_BUFFERED else None
 
-    def _add(
-        self,
-        axis: int,
-        number: int,
-        first: int,
-        last: int,
-        ranges: list[tuple[int, int]],
-        span: tuple[int, int],
-        value: npt.NDArray[Any],
-    ) -> None:
-        key = axis, number
-        if key not in self._rows:
-            shape = list(self.shape)
-            shape[axis] = last - first
-            self._rows[key] = np.zeros(shape, self.dtype), int(np.prod(shape))
-        row, missing = self._rows[key]
-        where = [slice(a, b) for a, b in ranges]
-        where[axis] = slice(span[0] - first, span[1] - first)
-        row[tuple(where)] = value
-        missing -= value.size
-        self._rows[key] = row, missing
-        if missing == 0:
-            self._write(axis, number)
+    def _add(self, axis: int, whole: _Ranges, mine: _Ranges, value: npt.NDArray[Any]) -> None:
+        row = next((r for r in self._rows if (r.axis, r.ranges) == (axis, whole)), None)
+        self._settle(mine, but=row)
+        if row is None:
+            row = _Row(axis, whole, self.dtype)
+            self._rows.append(row)
+        row.put(mine[axis], value)
+        if row.given.all():
+            self._write(row)
 
-    def _write(self, axis: int, number: int) -> None:
-        row, _ = self._rows.pop((axis, number))
-        depth = int(self.array.chunks[axis])
-        where = [slice(None)] * self.ndim
-        where[axis] = slice(number * depth, number * depth + row.shape[axis])
-        self.array[tuple(where)] = row
+    def _settle(self, ranges: _Ranges, but: _Row | None = None) -> None:
+        """Write the waiting rows that share a voxel with a part of the array."""
+        for row in list(self._rows):
+            pairs = zip(row.ranges, ranges, strict=True)
+            if row is not but and all(a < d and c < b for (a, b), (c, d) in pairs):
+                self._write(row)
+
+    def _write(self, row: _Row) -> None:
+        self._rows.remove(row)
+        for where, value in row.parts():
+            self.array[where] = value
+
+
+class _Row:
+    """Planes of one row of chunks, within some range of the other axes, that wait."""
+
+    def __init__(self, axis: int, ranges: _Ranges, dtype: np.dtype[Any]) -> None:
+        self.axis, self.ranges = axis, ranges
+        self.values = np.empty([b - a for a, b in ranges], dtype)
+        self.given = np.zeros(self.values.shape[axis], bool)
+
+    def put(self, planes: tuple[int, int], value: npt.NDArray[Any]) -> None:
+        """Take planes, counted from the array's first."""
+        begin = self.ranges[self.axis][0]
+        where = [slice(None)] * self.values.ndim
+        where[self.axis] = slice(planes[0] - begin, planes[1] - begin)
+        self.values[tuple(where)] = value
+        self.given[where[self.axis]] = True
+
+    def parts(self) -> list[tuple[tuple[slice, ...], npt.NDArray[Any]]]:
+        """Return what was given: where in the array, and the values."""
+        found = []
+        edges = np.flatnonzero(np.diff(self.given.astype(np.int8), prepend=0, append=0))
+        for a, b in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True):
+            inside = [slice(None)] * self.values.ndim
+            inside[self.axis] = slice(a, b)
+            where = [slice(*r) for r in self.ranges]
+            first = self.ranges[self.axis][0]
+            where[self.axis] = slice(first + a, first + b)
+            found.append((tuple(where), self.values[tuple(inside)]))
+        return found
 
 
 class ZarrStore:
