@@ -147,7 +147,7 @@ class Failing:
             raise MemoryError
         return self.tensor[(slice(None), *box.slices)]
 
-    def ahead(self, box: Any) -> None:
+    def ahead(self, *boxes: Any) -> None:
         pass
 
     def close(self) -> None:

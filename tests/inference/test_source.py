@@ -153,3 +153,71 @@ def test_bad_voxels_are_refused_before_anything_is_computed(
     with pytest.raises(InputError, match=text):
         opened(Volume.from_array(array), card())
     assert not any(t.name.startswith("attention3d-read") for t in threading.enumerate())
+
+
+def test_threads_read_side_by_side_each_in_its_own_order() -> None:
+    """Every box is right, whoever reads what at the same time."""
+    array = Counting(voxels((48, 6, 7)), 4)
+    source = opened(Volume(array, Geometry.from_spacing((48, 6, 7))), card()).source
+    whole = source.read(Box((0, 0, 0), (48, 6, 7)))
+    source.close()
+    begin, wrong = threading.Barrier(4), []
+
+    def reader(number: int) -> None:
+        random = np.random.default_rng(number)
+        begin.wait()
+        try:
+            for _ in range(40):
+                z = int(random.integers(0, 40))
+                box = Box((z, 0, 0), (z + 8, 6, 7))
+                source.ahead(Box((40 - z, 0, 0), (48 - z, 6, 7)))
+                if not torch.equal(source.read(box), whole[:, z : z + 8]):
+                    wrong.append(f"planes {z} to {z + 8}")
+        except Exception as error:
+            wrong.append(repr(error))
+
+    threads = [threading.Thread(target=reader, args=(i,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+    source.close()
+    assert not any(t.name.startswith("attention3d-read") for t in threading.enumerate())
+
+
+class Broken:
+    """An array that can't be read once."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self.array, self.shape, self.dtype, self.ndim = array, array.shape, array.dtype, array.ndim
+        self.fails = False
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        if self.fails:
+            self.fails = False
+            raise MemoryError
+        return self.array[index]
+
+
+def test_what_could_not_be_read_is_read_again() -> None:
+    array = Broken(voxels())
+    source = opened(Volume(array, Geometry.from_spacing(array.shape)), card()).source
+    box = Box((0, 0, 0), (4, 17, 30))
+    array.fails = True
+    with pytest.raises(MemoryError):
+        source.read(box)
+    expected = torch.from_numpy(voxels()[:4].astype(np.float32))[None]
+    assert source.read(box).shape == expected.shape
+    source.close()
+
+
+def test_all_boxes_of_a_batch_are_read_ahead() -> None:
+    array = Counting(voxels((24, 6, 7)), 8)
+    source = opened(Volume(array, Geometry.from_spacing((24, 6, 7))), card()).source
+    array.rows.clear()
+    source.ahead(Box((0, 0, 0), (8, 6, 7)), Box((16, 0, 0), (24, 6, 7)))
+    for z in (0, 16):
+        source.read(Box((z, 0, 0), (z + 8, 6, 7)))
+    assert array.rows == [0, 2]
+    source.close()

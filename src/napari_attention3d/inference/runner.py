@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 
@@ -63,6 +64,7 @@ class Runner:
         self.calibrates = any(isinstance(m, ScanNorm3d) for m in self.network.modules())
         self.warnings: list[str] = []
         self._copies: dict[torch.device, SegmentationNetwork] = {}
+        self._copying = threading.Lock()
 
     @property
     def calibration(self) -> dict[str, tuple[list[float], list[float]]]:
@@ -133,14 +135,15 @@ class Runner:
 
     def on(self, device: torch.device) -> SegmentationNetwork:
         """Return the calibrated network on a device."""
-        if device not in self._copies:
-            twin = self.network
-            if device != self.devices[0]:
-                twin = copy.deepcopy(twin).to(device)
-                if self.calibration:
-                    load_calibration(twin, self.calibration)
-            self._copies[device] = self._quickest(twin, device)
-        return self._copies[device]
+        with self._copying:  # asked for by the threads of several devices
+            if device not in self._copies:
+                twin = self.network
+                if device != self.devices[0]:
+                    twin = copy.deepcopy(twin).to(device)
+                    if self.calibration:
+                        load_calibration(twin, self.calibration)
+                self._copies[device] = self._quickest(twin, device)
+            return self._copies[device]
 
     def forward(self, device: torch.device, boxes: Sequence[Box]) -> NetworkOutput:
         """Run the network over boxes of equal shape."""

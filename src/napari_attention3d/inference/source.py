@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol
 
@@ -37,8 +38,8 @@ class Source(Protocol):
     def read(self, box: Box) -> Tensor:
         """Return a part of the grid, float32 (C, z, y, x), normalised."""
 
-    def ahead(self, box: Box) -> None:
-        """Tell which part will be read next."""
+    def ahead(self, *boxes: Box) -> None:
+        """Tell which parts this thread will read next."""
 
     def close(self) -> None:
         """Let go of what was read ahead."""
@@ -62,7 +63,7 @@ class TensorSource:
         """Return a view."""
         return self.tensor[(slice(None), *box.slices)]
 
-    def ahead(self, box: Box) -> None:
+    def ahead(self, *boxes: Box) -> None:
         """It is there already."""
 
     def close(self) -> None:
@@ -79,6 +80,7 @@ class LazySource:
 
     Chunks are read whole, row by row along the axis that boxes cut most, and kept while
     boxes need them; a thread reads those of the next box while the network computes.
+    Several threads may read, each in its own order.
 
     Parameters
     ----------
@@ -109,8 +111,11 @@ class LazySource:
         channels = int(array.shape[0]) if array.ndim == 4 else 1
         self.shape = (channels, *grid.shape)
         self._rows: dict[_Key, Future[npt.NDArray[Any]]] = {}
-        self._ahead: set[_Key] = set()
+        # By thread that reads: rows of its box, and rows that it will read next.
+        self._current: dict[int, set[_Key]] = {}
+        self._ahead: dict[int, set[_Key]] = {}
         self._reader: ThreadPoolExecutor | None = None
+        self._lock = threading.Lock()
 
     def read(self, box: Box) -> Tensor:
         """Read the scan's voxels around the box, turn, resample and normalise them."""
@@ -125,20 +130,24 @@ class LazySource:
         voxels = voxels if voxels.ndim == 4 else voxels[None]
         return np.ascontiguousarray(self.reorientation.apply(voxels))
 
-    def ahead(self, box: Box) -> None:
-        """Begin to read what `read` will be asked for next."""
-        where = self._window(box)
-        axis, depth, keys = self._keys(where)
-        self._ahead = set(keys)
-        for key in keys:
-            self._start(key, axis, depth)
+    def ahead(self, *boxes: Box) -> None:
+        """Begin to read what `read` will be asked for next by this thread."""
+        wanted = [self._keys(self._window(box)) for box in boxes]
+        with self._lock:
+            self._ahead[threading.get_ident()] = {key for *_, keys in wanted for key in keys}
+            self._drop()
+            for axis, depth, keys in wanted:
+                for key in keys:
+                    self._start(key, axis, depth)
 
     def close(self) -> None:
         """End the reading thread."""
-        self._rows.clear()
-        if self._reader is not None:
-            self._reader.shutdown(wait=True, cancel_futures=True)
-            self._reader = None
+        with self._lock:
+            reader, self._reader = self._reader, None
+            for kept in (self._rows, self._current, self._ahead):
+                kept.clear()
+        if reader is not None:
+            reader.shutdown(wait=True, cancel_futures=True)
 
     # ---- rows of chunks
 
@@ -161,11 +170,17 @@ class LazySource:
 
     def _stored(self, where: tuple[slice, slice, slice]) -> npt.NDArray[Any]:
         axis, depth, keys = self._keys(where)
-        for old in self._rows.keys() - self._ahead - set(keys):
-            del self._rows[old]
-        for key in keys:
-            self._start(key, axis, depth)
-        rows = [self._rows[key].result() for key in keys]
+        with self._lock:
+            self._current[threading.get_ident()] = set(keys)
+            self._drop()
+            reading = [self._start(key, axis, depth) for key in keys]
+        try:
+            rows = [one.result() for one in reading]
+        except BaseException:
+            with self._lock:  # whoever tries again must read again
+                for key in keys:
+                    self._rows.pop(key, None)
+            raise
         dim = rows[0].ndim - 3 + axis
         joined = rows[0] if len(rows) == 1 else np.concatenate(rows, axis=dim)
         first = keys[0][1] * depth
@@ -173,15 +188,22 @@ class LazySource:
         cut[dim] = slice(where[axis].start - first, where[axis].stop - first)
         return joined[tuple(cut)]
 
-    def _start(self, key: _Key, axis: int, depth: int) -> None:
-        if key in self._rows:
-            return
-        if self._reader is None:
-            self._reader = ThreadPoolExecutor(1, thread_name_prefix="attention3d-read")
-        ranges = [slice(a, b) for a, b in key[2]]
-        ranges.insert(axis, slice(key[1] * depth, (key[1] + 1) * depth))
-        index = (slice(None),) * (self.array.ndim - 3) + tuple(ranges)
-        self._rows[key] = self._reader.submit(lambda: np.asarray(self.array[index]))
+    def _drop(self) -> None:
+        """Let go of rows that no thread needs; under the lock."""
+        needed = set().union(*self._current.values(), *self._ahead.values())
+        for key in self._rows.keys() - needed:
+            del self._rows[key]
+
+    def _start(self, key: _Key, axis: int, depth: int) -> Future[npt.NDArray[Any]]:
+        """Return a row that is read already, or begin to; under the lock."""
+        if key not in self._rows:
+            if self._reader is None:
+                self._reader = ThreadPoolExecutor(1, thread_name_prefix="attention3d-read")
+            ranges = [slice(a, b) for a, b in key[2]]
+            ranges.insert(axis, slice(key[1] * depth, (key[1] + 1) * depth))
+            index = (slice(None),) * (self.array.ndim - 3) + tuple(ranges)
+            self._rows[key] = self._reader.submit(lambda: np.asarray(self.array[index]))
+        return self._rows[key]
 
 
 def _depth(array: Any, axis: int) -> int:

@@ -74,7 +74,7 @@ class TileRun:
         """Compute the tiles; yields how many are done and what became final."""
         done = 0
         # Closed here and not by the garbage collector, so that no thread outlives a cancel.
-        computed = in_order(self._announced(), self.runner.devices, self._compute)
+        computed = in_order(range(len(self.batches)), self.runner.devices, self._compute)
         try:
             for found in computed:
                 finished = self._add(found)
@@ -83,16 +83,12 @@ class TileRun:
         finally:
             computed.close()  # type: ignore[attr-defined]
 
-    def _announced(self) -> Iterator[list[Box]]:
-        """The batches; the next one is read ahead."""
-        for batch, following in zip(self.batches, [*self.batches[1:], []], strict=True):
-            if len(following) == 1:
-                self.runner.source.ahead(following[0])
-            yield batch
-
-    def _compute(self, device: torch.device, boxes: list[Box]) -> _Computed:
-        runner = self.runner
+    def _compute(self, device: torch.device, number: int) -> _Computed:
+        runner, boxes = self.runner, self.batches[number]
         batch = torch.stack([runner.source.read(box) for box in boxes])
+        # What this device is likely to compute next is read while it computes.
+        for following in self.batches[number + len(runner.devices) :][:1]:
+            runner.source.ahead(*following)
         if self.skip_empty and bool((batch.amax((2, 3, 4)) == batch.amin((2, 3, 4))).all()):
             return self._empty(boxes)
         begin = time.perf_counter()
