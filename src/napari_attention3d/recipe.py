@@ -17,6 +17,7 @@ from .errors import InputError
 from .models.header import read_card, read_header
 from .models.store import Model, find_model, list_models, load_model
 from .volumes.atomic import atomic_path
+from .volumes.formats.ome_zarr_group import ZarrVersion
 from .volumes.yaml_text import parse_yaml
 
 if TYPE_CHECKING:
@@ -91,6 +92,9 @@ class Recipe(_Strict):
         None: nothing is measured.
     suffix
         Of the masks (".nii.gz", ...); None: as the scan's.
+    zarr_version
+        Of OME-Zarr, for results that are written as such; None: 0.5, or that of the image
+        which a mask is added to.
     """
 
     version: Literal[1] = 1
@@ -106,6 +110,7 @@ class Recipe(_Strict):
     clean_up: tuple[AnyRule, ...] = ()
     measure: Measures | None = None
     suffix: str | None = None
+    zarr_version: ZarrVersion | None = None
 
     @field_validator("suffix")
     @classmethod

@@ -10,7 +10,8 @@ import pytest
 from napari_attention3d.batch import plan_outputs
 from napari_attention3d.cli.segment import parse_memory
 from napari_attention3d.errors import InputError
-from napari_attention3d.volumes import read_volume
+from napari_attention3d.volumes import read_volume, write_volume
+from napari_attention3d.volumes.formats.ome_zarr import label_groups
 
 
 def test_masks_are_named_after_the_folder(tmp_path):
@@ -63,6 +64,65 @@ def test_streamed_results_equal_those_in_memory(run, tmp_path, tiny_model, scan_
         assert parts.geometry.is_close(whole.geometry)
         np.testing.assert_allclose(np.asarray(parts.array), np.asarray(whole.array), atol=1e-4)
     assert not list(tmp_path.glob(".attention3d*"))
+
+
+@pytest.mark.parametrize("version", ["0.4", "0.5"])
+def test_a_mask_goes_into_the_zarr_of_its_scan(run, tmp_path, tiny_model, scan_maker, version):
+    scan = Path(scan_maker(tmp_path / "z.ome.zarr"))
+    write_volume(scan, read_volume(scan, lazy=False), zarr_version=version)
+    place = scan / "labels" / "mask"
+    more = ("--uncertainty", "--measure")
+    assert run("segment", scan, "-m", tiny_model, "-o", place, *more).code == 0
+    assert run("segment", scan, "-m", tiny_model).code == 0
+    assert label_groups(scan) == [place]
+    mask, beside = read_volume(place), read_volume(tmp_path / "z_labels.ome.zarr")
+    assert mask.metadata["format"] == f"OME-Zarr {version}"
+    assert mask.metadata["kind"] == "labels"
+    np.testing.assert_array_equal(np.asarray(mask.array), np.asarray(beside.array))
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "z.ome.zarr",
+        "z_labels.ome.zarr",
+        "z_mask_measures.csv",
+        "z_mask_uncertainty.ome.zarr",
+    ]
+    clean = scan / "labels" / "clean"
+    assert run("clean", place, "-o", clean, "--fill-holes").code == 0
+    assert label_groups(scan) == [place, clean]
+    assert run("segment", scan, "-m", tiny_model, "-o", place).code == 2  # it is there
+    assert run("rerun", place).code == 0
+    assert label_groups(scan) == [place, clean, scan / "labels" / "mask_again"]
+
+
+@pytest.mark.parametrize(
+    "inner", ["mask", "0/labels/mask", "labels/a/mask", "labels/mask.nii.gz/x"]
+)
+def test_nothing_else_goes_into_a_zarr_and_no_folder_stays(
+    run, tmp_path, tiny_model, scan_maker, inner
+):
+    scan = Path(scan_maker(tmp_path / "z.ome.zarr"))
+    before = sorted(scan.rglob("*"))
+    found = run("segment", scan, "-m", tiny_model, "-o", scan / inner)
+    assert found.code == 2
+    assert "labels/NAME" in found.err
+    assert sorted(scan.rglob("*")) == before
+    other = tmp_path / "none.zarr" / "labels" / "x"
+    assert run("segment", scan, "-m", tiny_model, "-o", other).code == 2
+    assert not other.parent.parent.exists()
+
+
+def test_results_of_the_version_that_is_asked_for(run, tmp_path, tiny_model, scan_maker):
+    scan = Path(scan_maker(tmp_path / "z.ome.zarr"))
+    more = ("--zarr-version", "0.4", "--probabilities", "--attention")
+    assert run("segment", scan, "-m", tiny_model, *more).code == 0
+    written = [p for p in tmp_path.iterdir() if p != scan]
+    assert len(written) >= 3
+    assert {read_volume(p).metadata["format"] for p in written} == {"OME-Zarr 0.4"}
+    again = run("rerun", tmp_path / "z_labels.ome.zarr", "-o", tmp_path / "again.zarr")
+    assert again.code == 0
+    assert read_volume(tmp_path / "again.zarr").metadata["format"] == "OME-Zarr 0.4"
+    for words in (("0.3",), ("0.4", "-o", scan / "labels" / "x"), ("0.4", "-o", "m.nii.gz")):
+        assert run("segment", scan, "-m", tiny_model, "--zarr-version", *words).code == 2
+    assert not (scan / "labels").exists()
 
 
 def test_memory_is_a_size():

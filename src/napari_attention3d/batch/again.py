@@ -84,6 +84,8 @@ def plan_again(file: Path, scan: Path | None = None) -> Again:
     where = scan or _scan_of(file, provenance)
     if not where.exists():
         raise InputError(f"{where} does not exist; check the name and the folder")
+    if volume.metadata.get("format") == "OME-Zarr 0.4":
+        recipe = recipe.model_copy(update={"zarr_version": "0.4"})
     return Again(volume, where, recipe, region_of(provenance))
 
 

@@ -102,6 +102,7 @@ class Split:
                     self.grid,
                     name=f"{self.scan.name} {name}",
                     kind="labels" if name == "labels" else "image",
+                    version=self.recipe.zarr_version,
                 )
             )
             for name, kind in kinds.items()
@@ -161,7 +162,7 @@ class Split:
 
 def split_scan(plan: Plan, recipe: Recipe, machine: Machine, large: int) -> Split | None:
     """A `Split`, if the scan is large and its results can be written in parts; else None."""
-    if not plan.labels.name.lower().endswith(".zarr") or recipe.clean_up:
+    if not plan.is_zarr or recipe.clean_up:
         return None
     if recipe.attention or recipe.probabilities:
         return None

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from ..errors import InputError, OutputError
 from ..volumes.formats import can_read, writable_suffixes
+from ..volumes.formats.ome_zarr_group import enclosing_zarr, is_label_place, version_at
 
-__all__ = ["Plan", "find_scans", "plan_outputs", "split_suffix"]
+__all__ = ["Plan", "find_scans", "is_zarr", "plan_outputs", "split_suffix"]
 
 _TIFF = (".tif", ".tiff")
 _ZARR = ".zarr"
@@ -38,8 +39,19 @@ class Plan:
 
     def beside(self, what: str, suffix: str | None = None) -> Path:
         """Name of another result, e.g. ``scan_uncertainty.nii.gz`` for "uncertainty"."""
-        stem, own = split_suffix(self.labels)
-        return self.labels.with_name(f"{stem.removesuffix('_labels')}_{what}{suffix or own}")
+        root = enclosing_zarr(self.labels)
+        if root is None:
+            stem, own = split_suffix(self.labels)
+            place = self.labels
+        else:  # only label maps go into the zarr of an image
+            stem, own = split_suffix(root)
+            stem, place = f"{stem}_{self.labels.name}", root
+        return place.with_name(f"{stem.removesuffix('_labels')}_{what}{suffix or own}")
+
+    @property
+    def is_zarr(self) -> bool:
+        """Whether the mask is an OME-Zarr, or goes into one."""
+        return is_zarr(self.labels)
 
 
 def split_suffix(path: Path) -> tuple[str, str]:
@@ -49,6 +61,11 @@ def split_suffix(path: Path) -> tuple[str, str]:
         if name.lower().endswith(suffix):
             return name[: -len(suffix)], name[-len(suffix) :]
     return path.stem, path.suffix
+
+
+def is_zarr(path: Path) -> bool:
+    """Whether a result of this name is an OME-Zarr, or goes into one."""
+    return path.name.lower().endswith(_ZARR) or enclosing_zarr(path) is not None
 
 
 def find_scans(paths: Iterable[str | Path]) -> list[Path]:
@@ -101,7 +118,8 @@ def plan_outputs(
     images
         The scans.
     out
-        A file (for one scan), a folder, or None for "beside each scan".
+        A file (for one scan), a label map in an OME-Zarr (``scan.zarr/labels/NAME``), a
+        folder, or None for "beside each scan".
     suffix
         Of the masks; None: as the scan's.
 
@@ -116,7 +134,15 @@ def plan_outputs(
     for image in images:
         if not image.exists():
             raise InputError(f"{image} does not exist; check the name and the folder")
-    named = out is not None and any(out.name.lower().endswith(s) for s in writable_suffixes())
+    named = out is not None and (
+        is_label_place(out) or any(out.name.lower().endswith(s) for s in writable_suffixes())
+    )
+    inside = out is not None and enclosing_zarr(out) is not None
+    if out is not None and inside and not (is_label_place(out) and version_at(out.parent.parent)):
+        raise InputError(
+            f"{out} lies inside a zarr; a mask goes to an image there, as SCAN.zarr/labels/NAME, "
+            "or choose a place outside"
+        )
     if named and len(images) > 1:
         raise InputError(f"{len(images)} scans can't go into the one file {out}; give a folder")
     if out is not None and not named and not out.is_dir() and "." in out.name.strip("."):
@@ -137,14 +163,14 @@ def plan_outputs(
         if target in scans:
             raise InputError(f"{plan.labels} is a scan; a mask must not replace it")
         taken[target] = plan.image
-    for folder in {plan.labels.parent for plan in plans}:
+    for folder in {enclosing_zarr(plan.labels) or plan.labels.parent for plan in plans}:
         check_folder(folder, make=out is not None and not named)
     return plans
 
 
 def _target(image: Path, folder: Path | None, wanted: str | None) -> Path:
     stem, suffix = split_suffix(image)
-    root = next((one for one in image.parents if one.suffix.lower() == _ZARR), None)
+    root = enclosing_zarr(image)
     if root is not None:  # a group inside: its mask goes beside the folder
         image, stem, suffix = root, f"{split_suffix(root)[0]}_{image.name}", _ZARR
     if suffix.lower().endswith(_ZARR):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ..analysis.cleanup import clean_up
@@ -18,7 +19,7 @@ from ..recipe import Measures, Recipe
 from ..session import Segmentation, SegmentOptions, segment_job
 from ..volumes import Volume, read_volume, write_volume
 from .outcome import Outcome, count_volumes
-from .plan import Plan
+from .plan import Plan, is_zarr
 
 __all__ = [
     "Applied",
@@ -129,7 +130,7 @@ def segment_file(
     """
     yield Progress(0, 0, f"Reading {plan.image.name}")
     scan = read_volume(plan.image, time=recipe.time)
-    streams = plan.labels.name.lower().endswith(".zarr") and not recipe.clean_up
+    streams = plan.is_zarr and not recipe.clean_up
     machine = machine or Machine()
     if streams:
         result, written, volumes = yield from _to_zarr(plan, scan, model, recipe, machine)
@@ -154,19 +155,24 @@ def segment_file(
 
 def _write(plan: Plan, applied: Applied, recipe: Recipe) -> dict[str, Any]:
     result = applied.result
-    written = _write_maps(plan, result)
+    written = _write_maps(plan, result, recipe)
     for name in ("probabilities", "uncertainty"):
         volume = getattr(result, name)
         if volume is not None:
-            written[name] = str(write_volume(plan.beside(name), volume))
+            written[name] = _write_one(plan.beside(name), volume, recipe)
     written |= write_table(plan, applied.table, recipe)
-    written["labels"] = str(write_volume(plan.labels, applied.labels))
+    written["labels"] = _write_one(plan.labels, applied.labels, recipe)
     return written
 
 
-def _write_maps(plan: Plan, result: Segmentation) -> dict[str, Any]:
+def _write_one(path: Path, volume: Volume, recipe: Recipe) -> str:
+    version = recipe.zarr_version if is_zarr(path) else None
+    return str(write_volume(path, volume, zarr_version=version))
+
+
+def _write_maps(plan: Plan, result: Segmentation, recipe: Recipe) -> dict[str, Any]:
     maps = {
-        name: str(write_volume(plan.beside(f"attention_{name}"), volume))
+        name: _write_one(plan.beside(f"attention_{name}"), volume, recipe)
         for name, volume in result.attention.items()
     }
     return {"attention": maps} if maps else {}
@@ -187,13 +193,14 @@ def _to_zarr(
     paths = {"labels": plan.labels}
     paths |= {n: plan.beside(n) for n in ("probabilities", "uncertainty") if getattr(recipe, n)}
     _, geometry = crop_region(scan.geometry, options.region)
-    with ZarrStore(paths, geometry, scan.name, model.card.class_names) as store:
+    classes, version = model.card.class_names, recipe.zarr_version
+    with ZarrStore(paths, geometry, scan.name, classes, version) as store:
         result = yield from segment_job(scan, model, options, allocate=store.allocate)
         complete(result, scan, recipe)
         store.flush()
         for name in paths:
             store.describe(name, getattr(result, name).metadata)
-        written = _write_maps(plan, result)
+        written = _write_maps(plan, result, recipe)
         stored = result.labels.replace(array=getattr(result.labels.array, "array"))  # noqa: B009
         volumes = yield from count_volumes(stored)
         if recipe.measure is not None:

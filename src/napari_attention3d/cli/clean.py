@@ -42,6 +42,9 @@ def clean(
     classes: Annotated[
         str, typer.Option(help='Classes that the options work on, as "1,2" (default: all).')
     ] = "",
+    zarr_version: Annotated[
+        str, typer.Option(help="Write OME-Zarr 0.4 or 0.5 (default: 0.5, or the image's around).")
+    ] = "",
     overwrite: Annotated[bool, typer.Option(help="Replace a mask that is there.")] = False,
     json: Annotated[bool, JsonOption("what was changed")] = False,
 ) -> None:
@@ -68,7 +71,7 @@ def clean(
     earlier = len(clean_up_report(mask))
     cleaned = run_job(clean_up(mask, steps), labels.name)
     report = clean_up_report(cleaned)[earlier:]
-    write_volume(out, cleaned, like=mask)
+    write_volume(out, cleaned, like=mask, zarr_version=zarr_version or None)
     for done in report:
         say(_line(done))
     say(str(out))

@@ -153,7 +153,10 @@ def check_new_file(path: Path, inputs: Collection[Path] = (), *, overwrite: bool
     """
     if path.resolve() in {one.resolve() for one in inputs}:
         raise InputError(f"{path} is read; it must not be replaced by a result")
-    check_writable_folder(path.parent)
+    from ..volumes.formats.ome_zarr_group import enclosing_zarr
+
+    # a zarr's own folders are made when the result is written
+    check_writable_folder(enclosing_zarr(path) or path.parent)
     if path.exists() and not overwrite:
         raise InputError(f"{path} exists; add --overwrite to replace it")
 

@@ -104,6 +104,9 @@ def segment(
     region: Annotated[
         str, typer.Option(help="Only this part of the array: z0:z1,y0:y1,x0:x1.")
     ] = "",
+    zarr_version: Annotated[
+        str, typer.Option(help="Write OME-Zarr 0.4 or 0.5 (default: 0.5, or the image's around).")
+    ] = "",
     scheduler: Annotated[
         str, typer.Option(help="Let a dask cluster do it: tcp://HOST:PORT of its scheduler.")
     ] = "",
@@ -116,7 +119,8 @@ def segment(
     """Segment one or many scans.
 
     The mask of scan.nii.gz is scan_labels.nii.gz, on the scan's own grid; TIFF gives
-    TIFF, OME-Zarr gives OME-Zarr. In a batch, scans whose mask is there already are skipped.
+    TIFF, OME-Zarr gives OME-Zarr; -o SCAN.zarr/labels/NAME adds it to the scan. In a batch,
+    scans whose mask is there already are skipped.
     """
     settings = {
         "attention": attention,
@@ -126,6 +130,7 @@ def segment(
         "overlap": overlap,
         "channel": channel,
         "time": time,
+        "zarr_version": zarr_version or None,
     }
     from ..batch import Machine, find_scans, plan_outputs
 
@@ -136,6 +141,7 @@ def segment(
     plans = plan_outputs(find_scans(images), out, suffix=chosen.suffix)
     if len(plans) == 1 and plans[0].labels.exists() and not overwrite:
         raise InputError(f"{plans[0].labels} exists; add --overwrite to replace it")
+    _check_version(plans, zarr_version, chosen)
     if summary is not None:
         from ..analysis.table import check_table_path
 
@@ -149,6 +155,17 @@ def segment(
         choose_device(device)
     outcomes = _run(plans, chosen, machine, scheduler, overwrite=overwrite)
     _report(outcomes, summary, json=json)
+
+
+def _check_version(plans: list[Plan], wanted: str, recipe: Recipe) -> None:
+    """Tell before the run that results can't be of the version asked for."""
+    from ..volumes.formats.ome_zarr_group import chosen_version
+
+    zarrs = [plan for plan in plans if plan.is_zarr]
+    for plan in zarrs:
+        chosen_version(plan.labels, recipe.zarr_version)
+    if wanted and not zarrs:
+        raise InputError("--zarr-version is for masks in OME-Zarr; name one with -o MASK.ome.zarr")
 
 
 def _recipe(
@@ -198,7 +215,8 @@ def _given(
     others += ["rules"] if rules is not None else []
     others += [name for name, on in (("clean-up", clean_up), ("measure", measure)) if on]
     if others:
-        raise InputError(f"the recipe says all there is to do; leave out --{', --'.join(others)}")
+        listed = ", --".join(one.replace("_", "-") for one in others)
+        raise InputError(f"the recipe says all there is to do; leave out --{listed}")
     return read_recipe(path)
 
 

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import zarr
 
 from ..geometry import Geometry
+from ..volumes.formats.ome_zarr_group import enclosing_zarr
 from ..volumes.formats.ome_zarr_write import StreamedZarr, streamed
 
 __all__ = ["RowBuffer", "ZarrStore"]
@@ -152,6 +153,8 @@ class ZarrStore:
         Of the scan.
     classes
         Names of the probabilities' channels.
+    version
+        Of OME-Zarr: see `streamed`.
     """
 
     def __init__(
@@ -160,9 +163,11 @@ class ZarrStore:
         geometry: Geometry,
         name: str,
         classes: Sequence[str] = (),
+        version: str | None = None,
     ) -> None:
         self.paths, self.geometry, self.name = dict(paths), geometry, name
         self.classes = tuple(classes)
+        self.version = version
         self._stack = ExitStack()
         self._writers: dict[str, StreamedZarr] = {}
         self._buffers: list[RowBuffer] = []
@@ -196,6 +201,7 @@ class ZarrStore:
                     name=f"{self.name} {name}",
                     kind="labels" if name == "labels" else "image",
                     channel_names=self.classes if len(shape) == 4 else (),
+                    version=self.version,
                 )
             )
             self._writers[name] = writer
@@ -218,7 +224,8 @@ class ZarrStore:
 
     def _folder(self) -> Path:
         if self._temporary is None:
-            beside = next(iter(self.paths.values())).parent if self.paths else None
+            first = next(iter(self.paths.values()), None)
+            beside = (enclosing_zarr(first) or first).parent if first is not None else None
             made = tempfile.TemporaryDirectory(prefix=".attention3d-", dir=beside)
             self._temporary = Path(self._stack.enter_context(made))
         return self._temporary

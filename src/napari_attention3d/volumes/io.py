@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ..errors import InputError
 from .formats import format_for
+from .formats.ome_zarr import OmeZarrFormat
 from .volume import Volume
 
 __all__ = ["read_volume", "write_volume"]
@@ -52,7 +54,13 @@ def read_volume(
     return format_for(path).read(path, channel=channel, time=time, lazy=lazy)
 
 
-def write_volume(path: str | Path, volume: Volume, *, like: Volume | None = None) -> Path:
+def write_volume(
+    path: str | Path,
+    volume: Volume,
+    *,
+    like: Volume | None = None,
+    zarr_version: str | None = None,
+) -> Path:
     """Write a volume on its own grid; atomically: the file is complete or not there.
 
     To write a volume larger than memory piece by piece: `formats.ome_zarr_write.streamed`.
@@ -61,8 +69,8 @@ def write_volume(path: str | Path, volume: Volume, *, like: Volume | None = None
     ----------
     path
         Its suffix chooses the format: .nii, .nii.gz, .tif, .tiff, .ome.tif, .ome.tiff,
-        .nrrd, .mha, .zarr, .ome.zarr. ``scan.zarr/labels/NAME`` adds a label map to an OME-Zarr 0.5
-        image. OME-Zarr knows no rotations and flips: other tools show such a
+        .nrrd, .mha, .zarr, .ome.zarr. ``scan.zarr/labels/NAME`` adds a label map to an
+        OME-Zarr image. OME-Zarr knows no rotations and flips: other tools show such a
         scan with its true voxel sizes and first voxel only; we restore all of it.
     volume
         (Z, Y, X) or (C, Z, Y, X). Labels (``metadata["kind"] == "labels"``) and wide or
@@ -71,6 +79,9 @@ def write_volume(path: str | Path, volume: Volume, *, like: Volume | None = None
         The scan that the volume was made from. If both lie on the same grid, the file
         says where it lies in exactly the scan's way (NIfTI's form codes and matrices).
         Not needed if ``volume.metadata["nifti"]`` was kept.
+    zarr_version
+        Of OME-Zarr, "0.4" or "0.5"; None: that of the image which a label map is added
+        to, else 0.5. Other formats take None alone.
 
     Returns
     -------
@@ -86,5 +97,11 @@ def write_volume(path: str | Path, volume: Volume, *, like: Volume | None = None
         If the file can't be written; nothing half-written stays behind.
     """
     path = Path(path)
-    format_for(path, writing=True).write(path, volume, like=like)
+    form = format_for(path, writing=True)
+    if isinstance(form, OmeZarrFormat):
+        form.write(path, volume, like=like, version=zarr_version)
+    elif zarr_version is not None:
+        raise InputError(f"{path.name} is no OME-Zarr; it can't be one of version {zarr_version}")
+    else:
+        form.write(path, volume, like=like)
     return path

@@ -1,4 +1,4 @@
-"""OME-Zarr: 0.4 (zarr v2) and 0.5 (zarr v3) read, 0.5 written.
+"""OME-Zarr: 0.4 (zarr v2) and 0.5 (zarr v3), read and written.
 
 A folder ``scan.ome.zarr``, or the path of a group inside (``scan.ome.zarr/labels/cells``).
 NGFF has no rotations and flips; the whole affine is kept in an entry of our own and
@@ -70,7 +70,9 @@ class OmeZarrFormat(Format):
         metadata |= {key: about[key] for key in _KEPT if about.get(key)}
         return Volume(array, grid, _name(path, self.suffixes), names, path, metadata)
 
-    def write(self, path: Path, volume: Volume, *, like: Volume | None) -> None:
+    def write(
+        self, path: Path, volume: Volume, *, like: Volume | None, version: str | None = None
+    ) -> None:
         """Write a folder; see `napari_attention3d.volumes.write_volume`.
 
         Lazy volumes are copied piece by piece.
@@ -92,6 +94,7 @@ class OmeZarrFormat(Format):
             kind="labels" if metadata.get("kind") == "labels" else "image",
             channel_names=volume.channel_names if named else (),
             metadata=metadata,
+            version=version,
         ) as out:
             for box in boxes:
                 out.array[box] = np.asarray(volume.array[box]).astype(dtype, copy=False)

@@ -1,4 +1,4 @@
-"""OME-Zarr 0.5's JSON for a volume of ours (https://ngff.openmicroscopy.org/0.5/).
+"""OME-Zarr's JSON for a volume of ours (https://ngff.openmicroscopy.org/0.5/ and /0.4/).
 
 NGFF knows scale and translation only. The scale is the voxel size along the array's own
 axes and the translation the world position of the first voxel's centre, so other tools
@@ -31,6 +31,7 @@ def image_attributes(
     name: str,
     channels: int | None,
     windows: Sequence[tuple[float, float]] = (),
+    version: str = "0.5",
 ) -> dict[str, Any]:
     """Attributes of an image's or a label map's group.
 
@@ -48,6 +49,8 @@ def image_attributes(
         How many; None for (Z, Y, X).
     windows
         Darkest and brightest value per channel, for images.
+    version
+        "0.4" or "0.5".
     """
     labels = about.get("kind") == "labels"
     image: dict[str, Any] = {
@@ -62,20 +65,23 @@ def image_attributes(
         ],
         "type": "mode" if labels else "mean",
     }
-    ome: dict[str, Any] = {"version": "0.5", "multiscales": [image]}
+    # 0.4 tells its version in each part, 0.5 once for all.
+    each = {"version": version} if version == "0.4" else {}
+    ome: dict[str, Any] = {"multiscales": [{**each, **image}]}
     if labels:
-        ome["image-label"] = _image_label(about.get("classes") or ())
+        ome["image-label"] = {**each, **_image_label(about.get("classes") or ())}
     else:
         unnamed = [name] if channels is None else [f"channel {i + 1}" for i in range(channels)]
         names = list(about.get("channel_names") or unnamed)
-        ome["omero"] = {"channels": _omero_channels(names, windows)}
+        ome["omero"] = {**each, "channels": _omero_channels(names, windows)}
     place = {
         "shape": list(geometry.shape),
         "affine": geometry.affine.tolist(),
         "unit": geometry.unit,
         "anatomical": geometry.anatomical,
     }
-    return {"ome": ome, OURS: {"geometry": place, **about}}
+    ours = {OURS: {"geometry": place, **about}}
+    return {**ome, **ours} if each else {"ome": {"version": version, **ome}, **ours}
 
 
 def _axes(unit: str, channels: bool) -> list[dict[str, str]]:

@@ -1,4 +1,6 @@
-"""OME-Zarr 0.5 (zarr v3), written piece by piece and shown to the world only when complete.
+"""OME-Zarr, written piece by piece and shown to the world only when complete.
+
+0.5 (zarr v3), or 0.4 (zarr v2) where it is asked for or the image around it is of that version.
 
 with streamed("mask.ome.zarr", grid.shape, "uint8", grid, name="mask", kind="labels") as out:
     for z in range(0, grid.shape[0], out.chunks[0]):
@@ -11,7 +13,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +22,10 @@ import numpy.typing as npt
 
 from ...errors import InputError, OutputError
 from ...geometry import Geometry
-from ..atomic import atomic_folder, atomic_path
-from .base import check_voxel_type, matched_suffix
+from ..atomic import atomic_folder
+from .base import check_voxel_type
 from .ome_zarr_describe import image_attributes
-from .ome_zarr_parse import read_attributes
+from .ome_zarr_group import chosen_version, listed, write_group, zarr_format
 from .ome_zarr_pyramid import fill_level, level_factors, pieces
 
 __all__ = ["StreamedZarr", "default_chunks", "streamed"]
@@ -67,6 +69,7 @@ class StreamedZarr:
         kind: str,
         channel_names: Sequence[str],
         metadata: Mapping[str, Any] | None,
+        version: str,
     ) -> None:
         self.array = array
         self.path = folder / "0"
@@ -77,6 +80,7 @@ class StreamedZarr:
         self._name = name
         self._kind = kind
         self._channel_names = tuple(channel_names)
+        self._version = version
         self._coarsest: Any = None
 
     def coarser(self) -> Iterator[tuple[int, int]]:
@@ -96,7 +100,8 @@ class StreamedZarr:
         for level, factor in enumerate(factors[1:], start=1):
             shape = [-(-n // f) for n, f in zip(self._geometry.shape, factor, strict=True)]
             shape = [*self.array.shape[:lead], *shape]
-            levels.append(_create(self._folder / str(level), shape, self.array.dtype, self.chunks))
+            folder = self._folder / str(level)
+            levels.append(_create(folder, shape, self.array.dtype, self.chunks, self._version))
         total = sum(_count(level) for level in levels[1:])
         done = 0
         for fine, coarse, before, after in zip(
@@ -120,9 +125,9 @@ class StreamedZarr:
             name=self._name,
             channels=self.array.shape[0] if self.array.ndim == 4 else None,
             windows=[] if self._kind == "labels" else _windows(self._coarsest),
+            version=self._version,
         )
-        group = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
-        (self._folder / "zarr.json").write_text(json.dumps(group, indent=2), encoding="utf-8")
+        write_group(self._folder, attributes, self._version)
 
     def _about(self) -> dict[str, Any]:
         about: dict[str, Any] = {"kind": self._kind}
@@ -151,6 +156,7 @@ def streamed(
     channel_names: Sequence[str] = (),
     chunks: Sequence[int] | None = None,
     metadata: Mapping[str, Any] | None = None,
+    version: str | None = None,
 ) -> Iterator[StreamedZarr]:
     """Write an OME-Zarr piece by piece; complete at the end of the block, or not there.
 
@@ -179,6 +185,9 @@ def streamed(
     metadata
         Of a `Volume`; "provenance", "classes" (their names and colours) and "nifti" are
         kept in the file.
+    version
+        Of OME-Zarr, "0.4" or "0.5"; None: that of the image which a label map is added
+        to, else 0.5.
 
     Yields
     ------
@@ -193,10 +202,12 @@ def streamed(
         If the folder can't be written, or what is there is no zarr.
     """
     path = Path(path)
+    version = chosen_version(path, version)
     _check(shape, np.dtype(dtype), geometry, kind, channel_names, chunks, name)
     _check_target(path)
-    with _listed(path, kind), atomic_folder(path) as folder:
-        array = _create(folder / "0", shape, np.dtype(dtype), chunks or default_chunks(shape))
+    with listed(path, kind), atomic_folder(path) as folder:
+        chunks = chunks or default_chunks(shape)
+        array = _create(folder / "0", shape, np.dtype(dtype), chunks, version)
         writer = StreamedZarr(
             folder,
             array,
@@ -205,6 +216,7 @@ def streamed(
             kind=kind,
             channel_names=channel_names,
             metadata=metadata,
+            version=version,
         )
         yield writer
         writer.finish()
@@ -245,51 +257,28 @@ def _check_target(path: Path) -> None:
         )
 
 
-@contextmanager
-def _listed(path: Path, kind: str) -> Iterator[None]:
-    """Name a label map in the ``labels`` group of the image that it is added to, if any."""
-    if not any(matched_suffix(one, (".zarr",)) for one in path.parents):
-        yield
-        return
-    home = path.parent
-    if home.name != "labels" or kind != "labels" or not (home.parent / "zarr.json").is_file():
-        raise OutputError(
-            f"{path} lies inside a zarr; only label maps can be added there, to OME-Zarr 0.5, as "
-            "SCAN.zarr/labels/NAME: choose a name outside"
-        )
-    new = not home.exists()
-    try:
-        home.mkdir(exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"can't write {home}: {error.strerror or error}") from error
-    try:
-        yield
-        attributes = (read_attributes(home) or ({}, 3))[0]
-        ome = {"version": "0.5", "labels": [], **attributes.get("ome", {})}
-        ome["labels"] = [*(one for one in ome["labels"] if one != path.name), path.name]
-        node = {"zarr_format": 3, "node_type": "group", "attributes": {**attributes, "ome": ome}}
-        with atomic_path(home / "zarr.json") as mark:
-            mark.write_text(json.dumps(node, indent=2), encoding="utf-8")
-    except BaseException:
-        if new:
-            with suppress(OSError):
-                home.rmdir()
-        raise
-
-
-def _create(folder: Path, shape: Sequence[int], dtype: np.dtype[Any], chunks: Sequence[int]) -> Any:
+def _create(
+    folder: Path,
+    shape: Sequence[int],
+    dtype: np.dtype[Any],
+    chunks: Sequence[int],
+    version: str,
+) -> Any:
     import zarr
 
     lead = len(shape) - 3
     spatial = [min(c, n) for c, n in zip(chunks, shape[lead:], strict=True)]
+    v2 = zarr_format(version) == 2
     return zarr.create_array(
         store=str(folder),
         shape=tuple(shape),
-        dtype=dtype.newbyteorder("="),
+        dtype=dtype.newbyteorder("<") if v2 else dtype.newbyteorder("="),
         chunks=(1,) * lead + tuple(spatial),
         fill_value=0,
-        dimension_names="czyx"[1 - lead :],
-        zarr_format=3,
+        # 0.4 has its chunks in folders, and names of axes in the group alone
+        chunk_key_encoding={"name": "v2", "separator": "/"} if v2 else None,
+        dimension_names=None if v2 else "czyx"[1 - lead :],
+        zarr_format=zarr_format(version),
         overwrite=True,
     )
 
