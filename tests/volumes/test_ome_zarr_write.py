@@ -219,9 +219,10 @@ def test_halving_means_and_modes():
     np.testing.assert_array_equal(halve(odd, (False, False, True), labels=False)[0, 0], [2, 10])
 
 
-def test_coarser_labels_are_the_most_frequent_and_never_invented():
+@pytest.mark.parametrize("labels", [(0, 3, 200, 60_000), (0, 1), (0, 60_000), (0, 0), (3, 7)])
+def test_coarser_labels_are_the_most_frequent_and_never_invented(labels):
     rng = np.random.default_rng(1)
-    fine = rng.choice(np.array([0, 3, 200, 60_000], np.uint16), (6, 7, 8))
+    fine = rng.choice(np.array(labels, np.uint16), (6, 7, 8))
     coarse = halve(fine, (True, True, True), labels=True)
     assert coarse.dtype == fine.dtype
     assert coarse.shape == (3, 4, 4)
