@@ -31,6 +31,7 @@ from annotator.report import network_table, plot, table
 from annotator.strokes import Stroke, correct, first_strokes
 
 from napari_attention3d import Volume, load_model, read_volume, segment
+from napari_attention3d.correction.encoding import background_value
 from napari_attention3d.correction.learn import Learned, Patch
 from napari_attention3d.correction.session import CorrectionSession
 from napari_attention3d.models.store import Model
@@ -77,6 +78,7 @@ class Loop:
             scan, names, probabilities=shares, model=model, threads=threads
         )
         self.seen = 0
+        self.background = background_value(self.session.corrections.dtype)
         begin = time.perf_counter()
         finish(self.session.prepare_job())
         self.preparing = time.perf_counter() - begin
@@ -87,7 +89,7 @@ class Loop:
 
     def __call__(self, strokes: list[Stroke]) -> Any:
         for voxels, value in strokes[self.seen :]:
-            self.session.add_stroke(voxels, value if value else 255)
+            self.session.add_stroke(voxels, value if value else self.background)
         self.seen = len(strokes)
         begin = time.perf_counter()
         self.first_change = 0.0
@@ -189,10 +191,13 @@ def run_case(name: str, case: Case, args: Any, book: Any) -> None:
     for method in args.methods:
         for seed in args.seeds:
             key = f"{name}/{method}/{seed}"
-            if book["runs"].get(key, {}).get("done"):
+            network = args.network if method == "loop" else 0.0
+            known = book["runs"].get(key, {})
+            if known.get("done") and known.get("network_seconds", network) == network:
                 continue
             made = methods[method]()
             run: dict[str, Any] = {"rows": [], "done": False, "preparing": made.preparing}
+            run["network_seconds"] = network
             book["runs"][key] = run
 
             def note(row: dict[str, Any], run: Any = run, key: str = key) -> None:
@@ -204,13 +209,22 @@ def run_case(name: str, case: Case, args: Any, book: Any) -> None:
                 )
 
             play(made, truth, seed, budget, note)
-            if isinstance(made, Loop) and args.network:
+            if isinstance(made, Loop) and network:
                 run["network"] = [
-                    train_network(made.session, truth, args.network, keep) for keep in (1.0, 0.0)
+                    train_network(made.session, truth, network, keep) for keep in (1.0, 0.0)
                 ]
                 print(f"{key}: {json.dumps(run['network'])}", flush=True)
             run["done"] = True
             save(args.json, book)
+
+
+def pair_name(case: Case) -> str:
+    """Name of a pair of files in results: two scans may both be called image.nii.gz."""
+    name = f"{case.image.resolve()} + {case.label.resolve()}"
+    if case.model is not None:
+        file = Path(case.model)
+        name += f", model {file.resolve() if file.exists() else case.model}"
+    return name + (f", merge {case.merge}" if case.merge else "")
 
 
 def save(path: Path | None, book: Any) -> None:
@@ -253,7 +267,8 @@ def main() -> None:
         raise SystemExit("give --image and --label together")
     if args.image is not None:
         merge = tuple(int(part) for part in args.merge.split(",") if part)
-        cases = {args.image.name: Case(args.image, args.label, args.model, merge)}
+        case = Case(args.image, args.label, args.model, merge)
+        cases = {pair_name(case): case}
     else:
         known = {name: CASES[name] for name in args.cases}
         cases = {
@@ -264,7 +279,8 @@ def main() -> None:
         if not (case.image.exists() and case.label.exists()):
             print(f"{name}: {case.image} or its labels are not there; left out")
             continue
-        run_case(name, case, args, book)
+        settings = "" if args.strokes is None else f", {args.strokes} strokes"
+        run_case(name + settings, case, args, book)
     save(args.json, book)
     print(table(book))
     print(network_table(book))

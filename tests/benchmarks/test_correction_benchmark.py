@@ -79,13 +79,44 @@ def test_it_runs_on_any_pair_and_keeps_what_it_measured(truth, tmp_path, monkeyp
     finally:
         torch.set_num_threads(threads)
     assert json.loads(Path(out).read_text())["runs"] == kept["runs"]
-    assert set(kept["runs"]) == {"scan.tif/loop/1", "scan.tif/forest/1"}
-    rows = kept["runs"]["scan.tif/loop/1"]["rows"]
+    name = f"{scan} + {label}, 7 strokes"
+    assert set(kept["runs"]) == {f"{name}/loop/1", f"{name}/forest/1"}
+    rows = kept["runs"][f"{name}/loop/1"]["rows"]
     assert rows[0]["strokes"] == 3
     assert all(row["strokes"] <= 7 for row in rows)
     assert rows[-1]["dice"] > 0.6
     assert len(rows[-1]["classes"]) == 2
     assert "| loop |" in capsys.readouterr().out
+
+
+def test_pairs_of_the_same_file_names_are_kept_apart(tmp_path):
+    import correction
+
+    def named(folder: str, label: str = "label.nii.gz", **more) -> str:
+        place = tmp_path / folder
+        return correction.pair_name(correction.Case(place / "image.nii.gz", place / label, **more))
+
+    names = {
+        named("a"),
+        named("b"),
+        named("a", "other.nii.gz"),
+        named("a", model="mine"),
+        named("a", model="mine", merge=(0, 1, 1)),
+    }
+    assert len(names) == 5
+    assert named("a") == named("b/../a")
+
+
+def test_more_than_254_classes_are_painted_with_their_own_background(monkeypatch):
+    import correction
+    from napari_attention3d import Volume
+
+    monkeypatch.setattr(correction, "finish", lambda job, look=None: None)
+    scan = Volume.from_array(np.zeros((2, 3, 4), np.float32))
+    loop = correction.Loop(scan, 300, 1, None)
+    monkeypatch.setattr(loop.session, "apply", lambda learned: None)
+    loop([(np.array([[0, 0, 0]]), 0), (np.array([[0, 0, 1]]), 255)])
+    assert loop.session.labels[0, 0, :2].tolist() == [0, 255]
 
 
 def test_tables_show_each_seed_and_their_median():

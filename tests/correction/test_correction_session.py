@@ -131,6 +131,19 @@ def test_approved_voxels_stay_and_flips_are_told(session, truth, finish):
     assert "approved voxels" in made.record.warnings[-1]
 
 
+def test_repainting_what_was_approved_is_no_flip(session, finish):
+    learn_once(session, finish)
+    session.approve_slice(6)
+    over = session.labels[6] == 1
+    assert over.any()
+    session.add_stroke([(6, *place) for place in np.argwhere(over)], 2)
+    made = learn_once(session, finish)
+    assert (session.predicted[6][over] == 2).any()  # where another class was approved
+    flips = session.forgotten()
+    assert made.record.flipped == len(flips)
+    assert not over[tuple(flips[:, 1:].T)].any()
+
+
 def test_ways_to_approve(session, finish):
     learn_once(session, finish)
     mask = session.labels

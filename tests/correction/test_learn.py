@@ -132,10 +132,16 @@ def test_from_twelve_strokes_on_a_round_is_scored_on_strokes_held_back(head, gri
     assert learned.score > 0.7
     assert learned.before is None
     assert not learned.lost
-    worse = replace(learned.state, scorer=_Oracle(1.0))
+    painted.values[painted.strokes == 4] = 2  # a slip: it lies in class 1
+    learned = finish(learn_job(head, grid, painted))
+    assert 0 < learned.score < 1
+    worse = replace(learned.state, scorer=_Oracle(learned.score + 0.03))
     judged = finish(learn_job(head, grid, painted, worse))
-    assert judged.before == 1.0
-    assert judged.lost == (judged.score < 0.98)
+    assert judged.before == learned.score + 0.03
+    assert judged.score == learned.score  # the same strokes
+    assert judged.lost
+    as_good = replace(learned.state, scorer=_Oracle(learned.score + 0.01))
+    assert not finish(learn_job(head, grid, painted, as_good)).lost
     better = replace(learned.state, scorer=_Oracle(0.1))
     assert not finish(learn_job(head, grid, painted, better)).lost
 
@@ -148,6 +154,25 @@ def test_a_lost_round_says_so(head, grid, truth, finish):
     assert learned.lost
     assert "held-back strokes" in learned.warnings[-1]
     assert "30%" in learned.warnings[-1]
+
+
+def test_the_first_round_with_a_score_is_judged_by_drift(head, grid, truth, finish):
+    """The one that crosses 12 strokes, or follows a resumed session: nothing to compare with."""
+    few, many = painted_of(truth, 11), painted_of(truth, 18)
+    before = finish(learn_job(head, grid, few)).state
+    assert before.scorer is None
+    learned = finish(learn_job(head, grid, many, before))
+    assert learned.score is not None
+    assert learned.before is None
+    assert not learned.lost
+    sure = np.zeros((3, *truth.shape), np.float32)
+    sure[2] = 1.0
+    ruined = replace(learned, lost=False, warnings=[])
+    judge(ruined, head, many, Previous(sure, 11))
+    assert ruined.score is not None
+    assert ruined.before is None
+    assert ruined.lost
+    assert "certain before" in ruined.warnings[-1]
 
 
 def test_below_twelve_strokes_drift_is_what_counts(head, grid, truth, finish):

@@ -29,13 +29,24 @@ def test_a_part_is_merged_with_its_own_place():
     np.testing.assert_array_equal(merge(predicted[1:], corrections, None, where), whole[1:])
 
 
+NOTHING = np.zeros((2, 2, 2), np.uint8)
+
+
 def test_flips_are_listed():
     predicted, _ = arrays()
     approval = Approval(np.ones((2, 2, 2), bool), predicted.copy())
-    assert len(flipped(predicted, approval)) == 0
-    assert len(flipped(predicted, None)) == 0
+    assert len(flipped(predicted, approval, NOTHING)) == 0
+    assert len(flipped(predicted, None, NOTHING)) == 0
     predicted[1, 0, 1] = 9
-    assert flipped(predicted, approval).tolist() == [[1, 0, 1]]
+    assert flipped(predicted, approval, NOTHING).tolist() == [[1, 0, 1]]
+
+
+def test_what_the_person_painted_over_an_approval_is_not_forgotten():
+    predicted, corrections = arrays()
+    approval = Approval(np.ones((2, 2, 2), bool), predicted.copy())
+    predicted[1, 0] = 9
+    corrections[1, 0, 1] = 255
+    assert flipped(predicted, approval, corrections).tolist() == [[1, 0, 0]]
 
 
 def test_edits_of_the_mask_are_found():

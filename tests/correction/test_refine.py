@@ -127,6 +127,23 @@ def test_held_back_strokes_are_not_learned_from(model, scan, truth, finish):
     assert (pool.labels[tuple(painted.voxels[~held].T)] == painted.values[~held]).all()
 
 
+@pytest.mark.parametrize("patch", [(1, 4, 8), (2, 3, 16), (12, 20, 22), (48, 48, 48)])
+def test_every_patch_holds_the_stroke_it_was_cut_for(model, truth, patch):
+    places = np.argwhere(truth == 1)[::40]
+    for place in places:  # one voxel: it is the one that is chosen
+        painted = Painted(place[None], np.array([1]), np.array([0]))
+        options = RefineOptions(patch=patch, keep=0.0, batch=8)
+        model.card = model.card.model_copy(update={"patch_size": (48, 48, 48)})
+        image = torch.zeros(1, *truth.shape)
+        pool = _Pool(
+            image, painted.voxels, painted, np.array([False]), None, options, model,
+            torch.device("cpu"),
+        )  # fmt: skip
+        boxes = [box for step in range(20) for box in pool._boxes(step)]
+        for box in boxes:
+            assert all(part.start <= at < part.stop for part, at in zip(box, place, strict=True))
+
+
 def test_a_teacher_is_trusted_where_it_is_sure_and_nobody_objected():
     target = torch.zeros(1, 2, 1, 1, 20)
     target[:, 0] = 1.0

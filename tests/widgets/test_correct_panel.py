@@ -378,6 +378,30 @@ def test_a_mask_whose_data_were_replaced_is_made_again(qtbot, panel, viewer):
     learn(qtbot, panel)
     assert link.layers.read("mask").shape == SHAPE
     assert "replaced" in said(panel)
+    assert "edited" not in said(panel)
+    assert len(link.session.strokes) == 5  # what the new mask shows of them are no edits
+    assert "5 strokes: cell 2, background 3" in panel.form.painted_label.text()
+
+
+def test_a_network_that_lost_leaves_no_strokes_behind(qtbot, panel):
+    """Parts of its mask were shown before it was judged; they are nobody's edits."""
+    from dataclasses import replace
+
+    from napari_attention3d.correction.learn import Learned, Patch
+
+    link = begin(qtbot, panel)
+    paint_both(panel)
+    learn(qtbot, panel)
+    before = link.layers.read("mask").copy()
+    link.show_patch(Patch(3, np.ones((4, *SHAPE[1:]), np.uint8), False))
+    assert (link.layers.read("mask") != before).any()
+    state = link.session.shown_round.state
+    worse = Learned(before, state, state.probabilities, 5, 1.0, kind="network", lost=True)
+    assert link.apply(worse) is None
+    np.testing.assert_array_equal(link.layers.read("mask"), before)
+    assert link.collect() == []
+    assert len(link.session.strokes) == 5
+    assert link.apply(replace(worse, lost=False)) is not None
 
 
 def test_a_scan_of_another_shape_is_refused_and_the_session_intact(qtbot, panel, viewer):

@@ -278,7 +278,7 @@ def judge(
     painted: Painted,
     previous: Previous | None,
 ) -> None:
-    """Score a result on held-back strokes; before there are enough, by how much else moved.
+    """Score a result on held-back strokes; without a score to compare, by how much else moved.
 
     Parameters
     ----------
@@ -306,9 +306,9 @@ def judge(
         sure[tuple(painted.voxels.T)] = False
         moved = (before.argmax(0) != raw.argmax(0)) & sure
         result.drift = float(moved.sum() / max(1, int(sure.sum())))
-        if result.score is None:
+        if result.before is None:  # nothing to compare a score with
             result.lost = result.drift > DRIFT
-    if result.lost and result.score is not None:
+    if result.lost and result.before is not None:
         result.warnings.append(
             f"on held-back strokes this round is right for {result.score:.0%}, the one before "
             f"for {result.before:.0%}; look at the mask, or undo the round"

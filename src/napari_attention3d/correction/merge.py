@@ -61,11 +61,18 @@ def merge(
     return result
 
 
-def flipped(predicted: Labels, approval: Approval | None) -> npt.NDArray[np.intp]:
-    """Approved voxels (N, 3) that a prediction would change: what was forgotten."""
+def flipped(
+    predicted: Labels, approval: Approval | None, corrections: Labels
+) -> npt.NDArray[np.intp]:
+    """Approved voxels (N, 3) that a prediction would change: what was forgotten.
+
+    Painted voxels are none of them: there the person said something else.
+    """
     if approval is None:
         return np.empty((0, 3), np.intp)
-    return np.argwhere(approval.voxels & (predicted != approval.labels))
+    changed = approval.voxels & (predicted != approval.labels)
+    changed &= corrections == 0
+    return np.argwhere(changed)
 
 
 def mask_edits(written: Labels, edited: Labels) -> tuple[npt.NDArray[np.intp], Labels]:

@@ -49,6 +49,9 @@ IGNORE = 65535
 OBJECTED = 5
 """Voxels around a contradicting stroke where the teacher is not believed."""
 
+JITTER = 8
+"""Most voxels along an axis between a stroke and the middle of its patch."""
+
 
 @dataclass(frozen=True)
 class RefineOptions:
@@ -312,8 +315,10 @@ class _Pool:
     def _boxes(self, step: int) -> list[tuple[slice, ...]]:
         rng = np.random.default_rng((self.options.seed, step))
         centres = self.voxels[self.learned]
+        # not always in the middle, but always inside
+        most = np.array([min(JITTER, min(p, n) // 4) for p, n in zip(self.patch, self.shape)])
         picked = [
-            centres[rng.choice(len(centres), p=self.odds)] + rng.integers(-8, 9, size=3)
+            centres[rng.choice(len(centres), p=self.odds)] + rng.integers(-most, most + 1)
             for _ in range(self.options.batch)
         ]
         if self.options.keep:

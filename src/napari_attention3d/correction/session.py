@@ -266,7 +266,7 @@ class CorrectionSession(SessionState):
 
     def apply(self, learned: Learned) -> Round:
         """Make a round's result the current one; rounds that were undone are forgotten."""
-        lost = flipped(learned.labels, self.approval)
+        lost = flipped(learned.labels, self.approval, self.corrections)
         before = self.shown_round
         record = RoundRecord.of(learned, self.current + 1, before.record.network)
         record.flipped = len(lost)

@@ -265,7 +265,7 @@ class SessionState(RoundHistory):
 
     def forgotten(self) -> npt.NDArray[np.intp]:
         """Approved voxels (N, 3) that the current round alone would change."""
-        return flipped(self.predicted, self.approval)
+        return flipped(self.predicted, self.approval, self.corrections)
 
     def next_place(self) -> tuple[int, int, int] | None:
         """Voxel (z, y, x) of the scan to check next; None if there is no more, or no round yet.

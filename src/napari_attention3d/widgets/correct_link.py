@@ -49,7 +49,19 @@ class SessionLink:
         self.layers = CorrectionLayers(
             viewer, self.source, self.session.classes, self.colours, self.marker
         )
-        self.layers.ensure(self.session.labels, self.session.corrections)
+        self.ensure()
+
+    def ensure(self) -> list[str]:
+        """Make layers that are missing or can't be used; what was repaired, in words.
+
+        A new mask holds strokes that were made since the last one was written: they are
+        noted as written, else they would count as edits of it.
+        """
+        labels, before = self.session.labels, self.layers.mask
+        notes = self.layers.ensure(labels, self.session.corrections)
+        if self.layers.mask is not before:
+            self.session.note_written(labels)
+        return notes
 
     # ---- from the layers
 
@@ -134,7 +146,7 @@ class SessionLink:
         InputError
             If something was painted that can't be used; the session is as before.
         """
-        notes = self.layers.ensure(self.session.labels, self.session.corrections)
+        notes = self.ensure()
         self.take_strokes()
         edited = self.take_edits()
         if edited:
@@ -186,8 +198,11 @@ class SessionLink:
         better_only = learned.kind == "network"
         action = self.session.apply_if_better if better_only else self.session.apply
         made: Round | None = self._saving(lambda: action(learned))
-        self.layers.ensure(self.session.labels, self.session.corrections)
-        self.restore_without_edits()
+        self.ensure()
+        if made is None:
+            self.restore()  # the session did not change: what was shown meanwhile is no edit
+        else:
+            self.restore_without_edits()
         return made
 
     def go(self, where: str | int) -> Round:

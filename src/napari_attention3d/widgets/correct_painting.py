@@ -42,7 +42,7 @@ class Painting(QObject):
         """Paint with a label from now on; 0 erases strokes."""
         link = self.panel.link
         if link is not None:
-            link.layers.ensure(link.session.labels, link.session.corrections)
+            link.ensure()
             link.layers.choose(value)
             self.panel.form.show_brush(value)
 
