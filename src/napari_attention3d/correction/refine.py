@@ -316,7 +316,9 @@ class _Pool:
         rng = np.random.default_rng((self.options.seed, step))
         centres = self.voxels[self.learned]
         # not always in the middle, but always inside
-        most = np.array([min(JITTER, min(p, n) // 4) for p, n in zip(self.patch, self.shape)])
+        most = np.array(
+            [min(JITTER, min(p, n) // 4) for p, n in zip(self.patch, self.shape, strict=True)]
+        )
         picked = [
             centres[rng.choice(len(centres), p=self.odds)] + rng.integers(-most, most + 1)
             for _ in range(self.options.batch)
