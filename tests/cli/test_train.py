@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -193,3 +196,31 @@ def test_folders_that_do_not_do_are_bad_input(run, recipe, small, tmp_path):
     outcome = run("train", tmp_path, "-o", model)
     assert outcome.code == 2
     assert "case1.nii.gz" in outcome.err
+
+
+@pytest.mark.long
+@pytest.mark.skipif(sys.platform != "linux", reason="the loopback device is called lo on Linux")
+def test_torchrun_trains_one_model_with_two_processes(run, recipe, tmp_path):
+    """As the guide says it, with this Python's own torchrun."""
+    settings = yaml.safe_load(recipe.read_text())
+    settings["schedule"] |= {"batch_size": 2, "device": "cpu", "threads": 1}
+    recipe.write_text(yaml.safe_dump(settings))
+    model = tmp_path / "both.safetensors"
+    command = "from napari_attention3d.cli import main; main()"
+    words = ["train", "--config", str(recipe), "-o", str(model), "--json"]
+    started = subprocess.run(
+        [
+            sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
+            "--no-python", sys.executable, "-c", command, *words,
+        ],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )  # fmt: skip
+    assert started.returncode == 0, started.stderr[-3000:]
+    said = json.loads(started.stdout)  # one of the two speaks
+    assert said["steps"] == 4
+    assert steps_of(said["log"]) == [1, 2, 3, 4]  # and one writes
+    assert run("models", "show", model, "--json").json["name"] == "blocks"

@@ -160,6 +160,29 @@ def test_labels_beyond_the_classes(pairs, pairs_config, tmp_path):
     assert drive(job)[1].steps == 1
 
 
+@pytest.mark.parametrize(
+    ("locality", "shape", "seen"),
+    [
+        ("local", (16, 16, 32), {(16, 16, 32)}),  # one pass is exact
+        ("global", (16, 16, 32), {(16, 16, 16)}),  # attends to a patch: as it is used later
+        ("global", (16, 16, 16), {(16, 16, 16)}),
+    ],
+)
+def test_validation_sees_what_inference_will_see(
+    pairs, pairs_config, tmp_path, monkeypatch, locality, shape, seen
+):
+    from napari_attention3d.training.trainer import Trainer
+
+    trainer = Trainer(pairs_config(pairs), tmp_path / "m.safetensors")
+    assert trainer.card.patch_size == (16, 16, 16)
+    monkeypatch.setattr(type(trainer.network), "locality", locality)
+    sizes = set()
+    trainer.network.register_forward_hook(lambda _, x, __: sizes.add(tuple(x[0].shape[2:])))
+    found = trainer._predict(torch.zeros(1, *shape))
+    assert tuple(found.shape) == shape
+    assert sizes == seen
+
+
 def test_learning_rate_rises_and_falls(synthesis_config):
     schedule = synthesis_config.schedule.model_copy(update={"steps": 100, "warm_up": 10})
     for decay in ("poly", "cosine"):

@@ -75,6 +75,22 @@ def test_targets_can_be_held_still():
     assert z1.grad is not None
 
 
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_labels_beyond_the_last_cell_count_to_it(axis):
+    """With size % stride == 0 half a stride lies beyond the last cell."""
+    loss = GuidedAttentionLoss(SegmentationLoss(ignore=9), (4, 4, 4), final=0)
+    labels = torch.full((1, 8, 8, 8), 9)
+    labels.select(1 + axis, 6).fill_(1)  # the last two planes alone are labelled
+    labels.select(1 + axis, 7).fill_(1)
+    found = loss._on_grid(labels, (2, 2, 2))
+    assert found.shape == (1, 2, 2, 2)
+    assert (found.select(1 + axis, 1) == 1).all()
+    assert (found.select(1 + axis, 0) == 9).all()
+    labels.select(1 + axis, 4).fill_(2)  # nearer to the middle of the last cell
+    found = loss._on_grid(labels, (2, 2, 2))
+    assert (found.select(1 + axis, 1) == 2).all()
+
+
 def outputs(grid=4):
     g = torch.Generator().manual_seed(0)
     logits = torch.randn(1, 3, 16, 16, 16, generator=g)

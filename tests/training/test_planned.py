@@ -82,6 +82,17 @@ def test_a_plan_is_written_down():
     assert config.orientation is None
 
 
+@pytest.mark.parametrize(("network", "weight"), [("guided-attention", 8), ("attention-unet", 1)])
+def test_the_mask_of_a_guided_network_counts_as_its_side_outputs_together(network, weight):
+    labels = np.zeros((20, 24, 28), np.uint8)
+    labels[5:15, 5:15, 5:15] = 3
+    config, plan = planned(labels, network=network)
+    assert plan.network["name"] == network
+    assert config.schedule.mask_loss == weight
+    chosen, _ = planned(labels, network=network, schedule={"mask_loss": 2})
+    assert chosen.schedule.mask_loss == 2
+
+
 def test_ct_gets_a_window_and_patients_are_not_mirrored():
     labels = np.zeros((12, 16, 16), np.uint8)
     labels[3:9, 3:9, 3:9] = 1

@@ -272,12 +272,22 @@ class GuidedAttentionLoss(nn.Module):
         ignore = self.segmentation.ignore
         if ignore is None:
             return labels[:, ::z, ::y, ::x]
-        # Moved by half a stride, so that a grid voxel lies in the middle of its cell.
-        pad = []
+        # Moved by half a stride, so that a grid voxel lies in the middle of its cell. What is
+        # left beyond the last cell gets one of its own, and then counts to the last.
+        pad, cells = [], []
         for axis in (2, 1, 0):
-            low = self.grid_stride[axis] // 2
-            pad += [low, size[axis] * self.grid_stride[axis] - low - labels.shape[1 + axis]]
-        return shrink_labels(nnf.pad(labels, pad, value=ignore), size, ignore)
+            stride, length = self.grid_stride[axis], labels.shape[1 + axis]
+            low = stride // 2
+            cells.insert(0, max(int(size[axis]), -(-(low + length) // stride)))
+            pad += [low, cells[0] * stride - low - length]
+        found = shrink_labels(nnf.pad(labels, pad, value=ignore), cells, ignore)
+        for axis, (count, wanted) in enumerate(zip(cells, size, strict=True), start=1):
+            for extra in range(int(wanted), count):
+                last = found.select(axis, int(wanted) - 1)
+                beyond = found.select(axis, extra)
+                last.copy_(torch.where(last == ignore, beyond, last))
+            found = found.narrow(axis, 0, int(wanted))
+        return found
 
 
 class SideLoss(nn.Module):

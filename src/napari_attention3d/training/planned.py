@@ -23,6 +23,9 @@ __all__ = ["class_values", "folder_settings", "model_name", "plan_job", "planned
 
 PAINTED_BACKGROUND = (255, 65535)
 """Values that mean background where 0 means "not painted"."""
+GUIDED_NETWORK = "guided-attention"
+MASK_LOSS = 8.0
+"""Of guided attention: the mask counts as much as its eight side outputs together."""
 SIDES = re.compile(r"\b(left|right)\b|[ _-](l|r)$", re.IGNORECASE)
 
 
@@ -192,6 +195,7 @@ def planned_config(
                 "patch_sizes": [plan.patch_size],
                 "batch_size": plan.batch_size,
                 "learning_rate": PRESETS[plan.preset].learning_rate,
+                **({"mask_loss": MASK_LOSS} if plan.network["name"] == GUIDED_NETWORK else {}),
                 "validate_every": max(1, steps // 20),
                 "checkpoint_every": max(1, min(100, steps // 10)),
                 "device": device,

@@ -301,7 +301,10 @@ class Trainer:
             return out.float()
 
         patch = self.card.patch_size
-        if math.prod(image.shape[1:]) <= WHOLE * math.prod(patch):
+        whole = math.prod(image.shape[1:]) <= WHOLE * math.prod(patch)
+        if self.network.locality == "global":  # it sees all of a patch: as it will be used
+            whole = all(n <= p for n, p in zip(image.shape[1:], patch, strict=True))
+        if whole:
             return logits_of(image[None].to(self.device))[0].argmax(0).cpu()
         logits: Any = sliding_window_inference(
             image[None], patch, 1, logits_of, 0.25, "gaussian", sw_device=self.device, device="cpu"
