@@ -44,7 +44,7 @@ coverage: $(VENV)/.installed-dev system-libs  ## which branches the tests take
 	OMP_NUM_THREADS=$(OMP_NUM_THREADS) $(SCREEN) $(BIN)/python -m pytest -m "not long" -q \
 		-n $(TEST_PROCESSES) --dist loadfile --cov=napari_attention3d --cov-branch \
 		--cov-report= --cov-report=json:build/coverage.json $(TEST_ARGS)
-	$(BIN)/python scripts/coverage.py build/coverage.json
+	$(BIN)/python scripts/branch_coverage.py build/coverage.json
 
 mutants: $(VENV)/.installed-dev  ## do the tests see small faults in the central code?
 	$(BIN)/python -m pip install -q "mutmut>=3.8"

@@ -1,6 +1,6 @@
 """Branch coverage inside and outside the window's code, and the files that are least covered.
 
-python scripts/coverage.py coverage.json    # as pytest --cov-report=json:coverage.json writes it
+python scripts/branch_coverage.py coverage.json    # of pytest --cov-report=json:coverage.json
 
 Ends with 1 if less than 80 % of the branches in `widgets` or 90 % of all others were taken.
 """
