@@ -98,3 +98,62 @@ def test_in_3d_multiscale_and_4d(array):
     source = layer_to_volume(time, leading=0)
     found = voxel_under(time, source, event_3d((-9.0, 2.5, 6.5), lead=(1.0,)))
     assert 3.5 <= found[0] <= 5.5
+
+
+@pytest.mark.parametrize("mask_lead", [0, 1])
+@pytest.mark.parametrize("scan_lead", [0, 1])
+def test_in_3d_a_mask_with_time_is_read_at_its_time(scan_lead, mask_lead):
+    """The first label along the ray, whether scan, mask or both have an axis of time."""
+    mask = np.zeros(SHAPE, np.uint8)
+    mask[2:5, 3, 5] = 1
+    if mask_lead:
+        mask = np.stack([np.zeros_like(mask), mask, np.zeros_like(mask)])
+    scan = np.zeros((3,) * scan_lead + SHAPE, np.float32)
+    layer = Image(scan, scale=(1,) * scan_lead + (2, 1, 1))
+    labels = Labels(mask, scale=(1,) * mask_lead + (2, 1, 1))
+    source = layer_to_volume(layer, leading=0)
+    lead = (1.0,) if scan_lead or mask_lead else ()
+    found = voxel_under(layer, source, event_3d((-9.0, 3.0, 5.0), lead=lead), labels)
+    np.testing.assert_allclose(found, (2, 3, 5), atol=0.5)
+    if mask_lead:
+        event = event_3d((-9.0, 3.0, 5.0), lead=(2.0,))
+        elsewhere = voxel_under(layer, source, event, labels)
+        assert not np.allclose(elsewhere, (2, 3, 5), atol=0.5)
+
+
+def counted(array, chunks):
+    """The array as lazy chunks, and the list of those that were read."""
+    import dask.array
+
+    read = []
+
+    def block(block_info=None):
+        where = block_info[None]["array-location"]
+        read.append(block_info[None]["chunk-location"])
+        return array[tuple(slice(a, b) for a, b in where)]
+
+    lazy = dask.array.map_blocks(
+        block,
+        chunks=dask.array.core.normalize_chunks(chunks, array.shape),
+        dtype=array.dtype,
+        meta=np.empty((0,) * array.ndim, array.dtype),
+    )
+    return lazy, read
+
+
+def test_in_3d_only_what_lies_on_the_ray_is_read():
+    array = np.zeros((8, 8, 8), np.float32)
+    array[5, 1, 1] = 1
+    lazy, read = counted(array, (4, 4, 4))
+    layer = Image(lazy)
+    source = layer_to_volume(layer)
+    lazy_mask, read_mask = counted((array > 0).astype(np.uint8), (4, 4, 4))
+    mask = Labels(lazy_mask)
+    read.clear()
+    read_mask.clear()
+    event = event_3d((-9.0, 1.0, 1.0))
+    assert np.allclose(voxel_under(layer, source, event, mask), (5, 1, 1), atol=0.5)
+    assert set(read_mask) == {(0, 0, 0), (1, 0, 0)}
+    assert not read
+    assert np.allclose(voxel_under(layer, source, event), (5, 1, 1), atol=0.5)
+    assert set(read) == {(0, 0, 0), (1, 0, 0)}

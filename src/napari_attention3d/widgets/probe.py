@@ -13,7 +13,7 @@ from .layers import LayerSource
 if TYPE_CHECKING:
     from napari.layers import Layer
 
-__all__ = ["Place", "Probe", "shown_to_voxel", "voxel_to_shown", "voxel_under"]
+__all__ = ["Place", "Probe", "shown_to_voxel", "values_at", "voxel_to_shown", "voxel_under"]
 
 Voxel = tuple[float, float, float]
 
@@ -71,39 +71,72 @@ def voxel_to_shown(source: LayerSource, voxel: npt.ArrayLike) -> npt.NDArray[np.
 
 def _along_ray(layer: Layer, event: Any, mask: Layer | None) -> npt.NDArray[np.float64] | None:
     """Index in the layer's array that a click in the 3D view means."""
-    displayed = list(event.dims_displayed)
     if mask is not None:
-        near, far = mask.get_ray_intersections(
-            event.position, event.view_direction, displayed, world=True
-        )
-        hit = None if near is None else _first(mask, near, far)
+        near, far = _ray(mask, event)
+        hit = None if near is None else _first(mask, event, near, far)
         if hit is not None:
-            world = mask.data_to_world(hit)
-            return np.asarray(layer.world_to_data(world), dtype=float)[-3:]
-    near, far = layer.get_ray_intersections(
-        event.position, event.view_direction, displayed, world=True
-    )
+            world = np.asarray(mask.data_to_world(hit), dtype=float)[-3:]
+            # The layers may have different numbers of axes: only the last three are places.
+            at = np.array(event.position, dtype=float)[-layer.ndim :]
+            at[-3:] = world
+            return np.asarray(layer.world_to_data(at), dtype=float)[-3:]
+    near, far = _ray(layer, event)
     if near is None or far is None:
         return None
     levels = layer.data if layer.multiscale else [layer.data]
     coarse = levels[-1]
-    lead = tuple(int(i) for i in layer.world_to_data(event.position)[: layer.ndim - 3])
-    array = coarse[tuple(np.clip(lead, 0, np.array(coarse.shape[: len(lead)]) - 1))]
+    array = _part(layer, coarse, event)
     step = np.asarray(levels[0].shape[-3:]) / np.asarray(array.shape)
     points = _ray_points(np.asarray(near)[-3:], np.asarray(far)[-3:])
     index = np.clip(np.round((points + 0.5) / step - 0.5).astype(int), 0, np.array(array.shape) - 1)
-    values = np.asarray(array)[tuple(index.T)]
+    values = values_at(array, index)
     best: npt.NDArray[np.float64] = points[int(np.argmax(values))]
     return best
 
 
-def _first(mask: Layer, near: Any, far: Any) -> npt.NDArray[np.float64] | None:
-    """First labelled voxel along a ray, as an index of the mask's array."""
-    array = mask.data[0] if mask.multiscale else mask.data
+def _ray(layer: Layer, event: Any) -> tuple[Any, Any]:
+    """Where the line of sight enters and leaves a layer; the viewer may have more axes."""
+    more = len(event.position) - layer.ndim
+    displayed = [axis - more for axis in event.dims_displayed]
+    if sorted(displayed) != list(range(layer.ndim - 3, layer.ndim)):
+        return None, None  # an axis of time is drawn as one of space
+    found: tuple[Any, Any] = layer.get_ray_intersections(
+        event.position[more:], np.asarray(event.view_direction)[more:], displayed, world=True
+    )
+    return found
+
+
+def _part(layer: Layer, array: Any, event: Any) -> Any:
+    """(z, y, x) of a layer's array, at an event's place along the axes before."""
+    at = np.array(event.position, dtype=float)[-layer.ndim :]
+    lead = np.round(np.asarray(layer.world_to_data(at), dtype=float)[: layer.ndim - 3])
+    top = np.array(array.shape[: len(lead)], dtype=int) - 1
+    return array[tuple(np.clip(lead.astype(int), 0, top).tolist())]
+
+
+def values_at(array: Any, index: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+    """Values (n,) of an array, lazy or not, at indices (n, axes); only their chunks are read."""
+    if isinstance(array, np.ndarray):
+        return np.asarray(array[tuple(index.T)])
+    if hasattr(array, "vindex"):  # dask and zarr
+        return np.asarray(array.vindex[tuple(index.T)])
+    low, high = index.min(axis=0), index.max(axis=0) + 1
+    part = np.asarray(array[tuple(slice(a, b) for a, b in zip(low, high, strict=True))])
+    return np.asarray(part[tuple((index - low).T)])
+
+
+def _first(mask: Layer, event: Any, near: Any, far: Any) -> npt.NDArray[np.float64] | None:
+    """First labelled voxel along a ray, as an index of the mask's whole array."""
+    whole = mask.data[0] if mask.multiscale else mask.data
+    array = _part(mask, whole, event)
     points = _ray_points(np.asarray(near)[-3:], np.asarray(far)[-3:])
     index = np.clip(np.round(points).astype(int), 0, np.array(array.shape[-3:]) - 1)
-    labelled = np.flatnonzero(np.asarray(array)[tuple(index.T)])
-    return None if not len(labelled) else index[labelled[0]].astype(float)
+    labelled = np.flatnonzero(values_at(array, index))
+    if not len(labelled):
+        return None
+    found = np.zeros(mask.ndim)
+    found[-3:] = index[labelled[0]]
+    return found
 
 
 def _ray_points(
