@@ -27,6 +27,24 @@ def test_disagreement_is_0_where_all_say_the_same_and_1_where_each_is_sure_of_an
     assert float(disagreement(iter(halves), 2)) == pytest.approx(expected, abs=1e-6)
 
 
+@pytest.mark.parametrize("count", [2, 3, 4])
+def test_disagreement_is_the_jensen_shannon_divergence(count):
+    """By scipy: pairs from the distance, several from entropies; as a share of the largest."""
+    from scipy.spatial.distance import jensenshannon
+    from scipy.stats import entropy
+
+    rng = np.random.default_rng(count)
+    shares = rng.dirichlet(np.full(5, 0.4), size=(count, 3, 4, 2))  # (count, z, y, x, K)
+    given = torch.from_numpy(np.moveaxis(shares, -1, 1).astype(np.float32))[:, None]
+    found = disagreement(iter(given), count)[0, 0].numpy()
+    mean = shares.mean(axis=0)
+    expected = (entropy(mean, axis=-1) - entropy(shares, axis=-1).mean(axis=0)) / np.log(count)
+    np.testing.assert_allclose(found, expected, atol=2e-5)
+    if count == 2:
+        distance = jensenshannon(shares[0], shares[1], axis=-1, base=2)
+        np.testing.assert_allclose(found, distance**2, atol=2e-5)
+
+
 def test_entropy_is_that_of_the_tile(gated):
     replay = gated.replay
     network = WithMap(replay.network, Entropy())

@@ -102,8 +102,12 @@ def test_shares_of_a_map_within_a_mask(run, tmp_path):
         write_volume(tmp_path / f"{name}.nii.gz", Volume.from_array(array, **where))
         for name, array in (("map", values), ("mask", mask))
     ]
-    outcome = run("attention", "share", *files, "--near", "2", "--json")
+    plot = tmp_path / "bars.svg"
+    outcome = run("attention", "share", *files, "--near", "2", "--plot", plot, "--json")
     assert outcome.code == 0, outcome.err
+    assert "inside: 75.0 %" in plot.read_text(encoding="utf-8")
+    wrong = run("attention", "share", *files, "--plot", tmp_path / "bars.gif")
+    assert "plots are written as .svg" in wrong.err
     first = outcome.json["rows"][0]
     assert first["share inside (%)"] == pytest.approx(75)
     assert first["largest value"] == "inside"
@@ -159,3 +163,28 @@ def test_a_guided_model_answers_with_a_row(run, found_something, tmp_path):
     row = np.asarray(read_volume(out).array)
     assert row.max() == pytest.approx(outcome.json["peak"])
     assert sum(outcome.json["probabilities"].values()) == pytest.approx(1, abs=1e-5)
+    who = tmp_path / "who.nii.gz"
+    # An untrained network may find one class all over: the other one has no voxel to ask about.
+    outcomes = {
+        name: run(
+            "attention", "ask", found_something, "-m", tmp_path / "glance.safetensors", "--voxel",
+            "6,7,8", "--question", "label", "--label", name, "-o", who, "--overwrite", "--json",
+        )
+        for name in ("background", "one")
+    }  # fmt: skip
+    assert {outcome.code for outcome in outcomes.values()} <= {0, 2}
+    answered = {name: outcome for name, outcome in outcomes.items() if outcome.code == 0}
+    assert answered
+    for outcome in answered.values():
+        assert outcome.json["question"] == "label"
+        assert 0 < outcome.json["peak"] <= 1 + 1e-5
+        assert "all voxels of the tile, about" in outcome.err
+    for outcome in outcomes.values():
+        assert outcome.code == 0 or "no voxel in the tile" in outcome.err
+    wrong = run(
+        "attention", "ask", found_something, "-m", tmp_path / "glance.safetensors",
+        "--question", "label", "--label", "liver", "-o", who, "--overwrite",
+    )  # fmt: skip
+    assert "no class 'liver'" in wrong.err
+    wrong = run("attention", "ask", found_something, "--label", "one", "-o", tmp_path / "x.nii.gz")
+    assert "--label goes with --question label" in wrong.err

@@ -241,6 +241,136 @@ def test_pins_stay_and_clear_removes_all_and_lights_the_scan_again(
     assert scan.opacity == 1
 
 
+@pytest.mark.parametrize("first", ["dark", "asked"])
+@pytest.mark.parametrize("last", ["dark", "asked"])
+def test_scan_and_mask_look_as_before_whichever_goes_first(
+    qtbot, viewer, scan, glance, inspect, first, last
+):
+    panel = inspect(viewer, scan, glance)
+    mask = add_mask(viewer, panel.test_result.labels)
+    mask.opacity = 0.6
+    ways = {
+        "dark": (lambda: panel.view.dark_box.setChecked(True),
+                 lambda: panel.view.dark_box.setChecked(False)),
+        "asked": (lambda: ask(qtbot, panel, (9, 12, 14)), panel.asking.clear),
+    }  # fmt: skip
+    second = next(name for name in ways if name != first)
+    for name in (first, second):
+        ways[name][0]()
+        assert scan.opacity == pytest.approx(0.55)
+        assert mask.contour == 1
+    viewer.dims.ndisplay = 3
+    viewer.dims.ndisplay = 2
+    for name in (next(name for name in ways if name != last), last):
+        ways[name][1]()
+    assert (scan.opacity, scan.visible) == (1, True)
+    assert (mask.opacity, mask.contour) == (0.6, 0)
+
+
+def test_pins_have_their_own_colours_and_can_be_compared(qtbot, viewer, scan, glance, inspect):
+    panel = inspect(viewer, scan, glance)
+    for voxel in ((9, 12, 14), (4, 6, 8)):
+        ask(qtbot, panel, voxel)
+        panel.asking.pin()
+    ask(qtbot, panel, (9, 12, 20))
+    rows = asked_layers(viewer)["asked"]
+    assert len({row.colormap.name for row in rows}) == 3
+    black = [np.asarray(row.colormap.map([0.0]))[0, :3].max() for row in rows]
+    assert max(black) < 0.02  # nothing is added where nothing is looked at
+    own = [float(row.data.max()) for row in rows]
+    assert [row.contrast_limits[1] for row in rows] == pytest.approx(own)
+    panel.asking.form.same_box.setChecked(True)
+    assert [row.contrast_limits for row in rows] == [[0, pytest.approx(max(own))]] * 3
+    panel.maps.refresh()
+    titles = [entry.title for entry in panel.maps.entries]
+    assert [title[:3] for title in titles] == ["Row", "📌 2", "📌 1"]
+    panel.asking.form.same_box.setChecked(False)
+    assert [row.contrast_limits[1] for row in rows] == pytest.approx(own)
+
+
+def rest(panel, layer, voxel):
+    """The mouse comes to rest over a voxel in 2D."""
+    event = SimpleNamespace(
+        position=layer.data_to_world(voxel), view_direction=None, dims_displayed=[1, 2]
+    )
+    panel.asking._on_move(event)
+    panel.asking._rest.stop()
+    panel.asking._on_rest()
+
+
+def test_the_mouse_is_followed_within_a_kept_tile(qtbot, viewer, scan, glance, inspect):
+    panel = inspect(viewer, scan, glance)
+    form = panel.asking.form
+    form.hover_box.setChecked(True)
+    panel.asking.probe.switch(True)
+    rest(panel, scan, (9, 12, 14))
+    assert "Click once here" in panel.runs.status.text
+    assert not asked_layers(viewer)
+    ask(qtbot, panel, (9, 12, 14))
+    before = asked_layers(viewer)["asked"][0].data.copy()
+    rest(panel, scan, (9, 12, 15))
+    assert panel.asking.last.question.voxel == pytest.approx((9, 12, 15))
+    assert not np.array_equal(asked_layers(viewer)["asked"][0].data, before)
+    form.hover_box.setChecked(False)
+    panel.asking._on_move(SimpleNamespace(dims_displayed=[1, 2]))
+    assert not panel.asking._rest.isActive()
+
+
+def test_following_the_mouse_over_a_model_without_rows_says_why(
+    qtbot, viewer, scan, models_folder, inspect
+):
+    panel = inspect(viewer, scan, models_folder / "tiny.safetensors")
+    panel.asking.form.hover_box.setChecked(True)
+    panel.asking.probe.switch(True)
+    for _ in range(2):
+        rest(panel, scan, (9, 12, 14))
+        assert "no position attention" in panel.runs.status.text
+        assert "Click once" not in panel.runs.status.text
+        ask(qtbot, panel, (9, 12, 14))
+    # What was looked at for the gates' values tells the classes, too.
+    found = panel.runs.desk.probabilities(panel.runs.known(), (9, 12, 15))
+    assert set(found) == {"background", "nucleus", "wall"}
+    assert sum(found.values()) == pytest.approx(1, abs=1e-5)
+
+
+def test_a_question_about_all_voxels_tells_its_cost_before_the_first_one(
+    qtbot, viewer, scan, glance, inspect
+):
+    panel = inspect(viewer, scan, glance)
+    panel.asking.form.probe_button.setChecked(True)  # looks at the tile in view beforehand
+    qtbot.waitUntil(lambda: not panel.runs.is_busy, timeout=30_000)
+    combo = panel.asking.form.question_combo
+    for kind in ("column", "hubs"):
+        combo.setCurrentIndex(combo.findData(kind))
+        assert panel.asking.last is None
+        assert "all voxels of the tile: about" in panel.asking.form.answer_label.text()
+
+
+def test_a_scan_with_negative_scales_is_asked_where_it_is_clicked(
+    qtbot, viewer, scan_array, glance, inspect
+):
+    layer = viewer.add_image(scan_array, scale=(2, -1, -0.5), translate=(5, 30, 20))
+    panel = inspect(viewer, layer, glance)
+    event = SimpleNamespace(
+        position=layer.data_to_world((9, 12, 14)), view_direction=None, dims_displayed=[1, 2]
+    )
+    voxel = panel.asking.voxel_at(event)
+    source = panel.runs.source()
+    own = tuple(round(v) for v in voxel)
+    assert np.asarray(source.volume.array)[own] == scan_array[9, 12, 14]
+    ask(qtbot, panel, voxel)
+    (place,) = asked_layers(viewer)["asked-place"]
+    np.testing.assert_allclose(
+        place.data_to_world(place.data[0]), layer.data_to_world((9, 12, 14)), atol=1e-5
+    )
+    (row,) = asked_layers(viewer)["asked"]
+    low, high = (np.sort(np.asarray(one.extent.world), axis=0) for one in (layer, row))
+    assert (high[0] >= low[0] - 4).all()
+    assert (high[1] <= low[1] + 4).all()
+    panel.maps.refresh()  # with its picture in the list
+    assert panel.maps.layer is row
+
+
 def test_the_view_goes_to_the_peak(qtbot, viewer, scan, glance, inspect):
     panel = inspect(viewer, scan, glance)
     ask(qtbot, panel, (9, 12, 14))

@@ -12,7 +12,7 @@ from qtpy.QtTest import QTest
 
 from napari_attention3d.geometry import Geometry
 from napari_attention3d.volumes.volume import Volume
-from napari_attention3d.widgets import tasks
+from napari_attention3d.widgets import inspect_jobs, tasks
 from napari_attention3d.widgets.inspect_channels import MatrixView
 from napari_attention3d.widgets.inspect_panel import InspectPanel
 from napari_attention3d.widgets.inspect_section import onto_scan
@@ -216,7 +216,7 @@ def test_a_forced_gate_changes_the_mask_and_is_measured(qtbot, viewer, tab, mode
     assert roles(viewer).count("change") == 1
 
 
-def test_channels_are_clicked_shown_and_switched_off(qtbot, viewer, tab, glance):
+def test_channels_are_clicked_shown_and_switched_off(qtbot, viewer, tab, glance, monkeypatch):
     panel = tab(glance)
     section = panel.channels
     section.start()
@@ -227,12 +227,20 @@ def test_channels_are_clicked_shown_and_switched_off(qtbot, viewer, tab, glance)
     layer = next(one for one in viewer.layers if one.metadata.get(KEY, {}).get("role") == "feature")
     volume = section.bench.found.feature(section.bench.replay, 2)
     np.testing.assert_array_equal(layer.data, volume.array)
+    assert "channel 3 of" in layer.name
     section.matrix.choose(0, 3)
     assert roles(viewer).count("feature") == 1
+    viewer.dims.set_point(0, 0.0)  # the change is that of the matrix's tile, wherever the view is
+    seen = []
+    job = inspect_jobs.effect_job
+    monkeypatch.setattr(
+        inspect_jobs, "effect_job", lambda *given: (seen.append(given[3]), job(*given))[1]
+    )
     assert "channel 4" in section.off_button.text()
     with qtbot.waitSignal(section.changed, timeout=120_000) as got:
         section.switch_off()
     assert got.args[0].changes[0].channel == 3
+    assert seen == [section.bench.box]
     assert "channel 4 off" in section.result_label.text()
 
 
@@ -249,6 +257,47 @@ def test_a_click_finds_its_cell(qtbot):
     QTest.mouseClick(view, Qt.MouseButton.LeftButton, Qt.KeyboardModifier.NoModifier, at)
     QTest.mouseClick(view, Qt.MouseButton.LeftButton, Qt.KeyboardModifier.NoModifier, QPoint(2, 2))
     assert got == [(0, 2)]
+
+
+def test_the_matrix_takes_the_keyboard(qtbot):
+    view = MatrixView()
+    qtbot.addWidget(view)
+    view.resize(300, 222)
+    view.show()
+    QTest.keyClick(view, Qt.Key.Key_Right)  # nothing is there yet
+    view.show_matrix(np.arange(12, dtype=np.float32).reshape(3, 4))
+    assert view.focusPolicy() == Qt.FocusPolicy.StrongFocus
+    got = []
+    view.clicked.connect(lambda i, j: got.append((i, j)))
+    down, right, up = Qt.Key.Key_Down, Qt.Key.Key_Right, Qt.Key.Key_Up
+    for key in (down, right, right, down, down, down, up, Qt.Key.Key_Return):
+        QTest.keyClick(view, key)
+    assert got == [(1, 2)]
+    assert "channel 2 gathers 6.000 from channel 3" in view.accessibleDescription()
+    for _ in range(9):
+        QTest.keyClick(view, Qt.Key.Key_Left)
+    QTest.keyClick(view, Qt.Key.Key_Space)
+    assert got[-1] == (1, 0)
+
+
+def test_a_gate_is_scaled_by_any_factor(qtbot, viewer, tab, models_folder):
+    panel = tab(models_folder / "tiny.safetensors")
+    section = panel.switches
+    section.start()
+    wait(qtbot, panel)
+    name, combo = next(iter(section.combos.items()))
+    spin = section.factors[name]
+    assert spin.isHidden()
+    combo.setCurrentText("scaled by …")
+    assert not spin.isHidden()
+    spin.setValue(0.37)
+    (change,) = section.changes
+    assert (change.part, change.how, change.factor) == (name, "scaled", 0.37)
+    with qtbot.waitSignal(section.changed, timeout=120_000) as got:
+        section.start()
+    assert "0.37" in got.args[0].changes[0].text
+    combo.setCurrentIndex(0)
+    assert spin.isHidden()
 
 
 def test_maps_in_view_are_tested_and_the_best_is_drawn(qtbot, viewer, tab, glance, tmp_path):

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from PIL import Image as PicturePIL
 from qtpy.QtCore import QObject, Signal
 from qtpy.QtGui import QColor, QImage
 
@@ -13,7 +14,7 @@ from napari_attention3d.errors import OutputError
 from napari_attention3d.widgets import tasks
 from napari_attention3d.widgets.inspect_look import map_layers
 from napari_attention3d.widgets.inspect_panel import InspectPanel
-from napari_attention3d.widgets.inspect_snapshot import compose, save_image
+from napari_attention3d.widgets.inspect_snapshot import _keys, canvas_picture, compose, save_image
 from napari_attention3d.widgets.layer_chooser import LayerChooser
 from napari_attention3d.widgets.layers import KEY
 from napari_attention3d.widgets.status_bar import StatusBar
@@ -86,9 +87,20 @@ def test_shares_are_those_of_the_command_line(qtbot, panel, viewer, tmp_path):
     assert table.rows == attention_shares(values, labels, {}).rows
     assert table.column("largest value")[0] == "inside"
     assert table.column("share inside (%)")[0] == pytest.approx(100)
+    assert not panel.numbers.plot.isHidden()
+    assert panel.numbers.plot.renderer.isValid()
+    for name in ("shares.png", "shares.svg"):
+        panel.numbers.save_plot(str(tmp_path / name))
+        assert "Saved" in panel.runs.status.text
+    bar = np.asarray(PicturePIL.open(tmp_path / "shares.png").convert("RGB")).reshape(-1, 3)
+    inside = (np.abs(bar.astype(int) - (213, 94, 0)).max(axis=1) <= 8).sum()
+    assert inside > 0.5 * 2 * 720 * 36  # both rows lie inside all along; drawn twice as large
+    panel.numbers.save_plot(str(tmp_path / "shares.gif"))
+    assert "use .png or .svg" in panel.runs.status.text
     saved = table.write(tmp_path / "shares.csv").read_text()
     assert "share near" in saved
     panel.save_report(str(tmp_path / "report.html"))
+    assert "Where the map lies about each label" in (tmp_path / "report.html").read_text("utf-8")
     assert "share outside" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
@@ -153,6 +165,48 @@ def test_a_picture_has_the_maps_colours_beside_it(panel, viewer, tmp_path):
         save_image(image, tmp_path / "view.jpg")
 
 
+def test_the_legend_names_the_labels_that_are_in_the_mask(viewer):
+    data = np.zeros((4, 5, 6), np.uint8)
+    data[1, 2, 3], data[2, 2, 2] = 2, 5
+    mask = viewer.add_labels(
+        data,
+        metadata={KEY: {"role": "labels"}},
+        features={"index": [0, 1, 2, 5], "name": ["none", "liver", "spleen", "lungs"]},
+    )
+    keys = _keys(mask)
+    assert [key.name for key in keys] == ["spleen", "lungs"]
+    for key, value in zip(keys, (2, 5), strict=True):
+        expected = np.round(255 * np.asarray(mask.get_color(value)))[:3]
+        np.testing.assert_allclose(key.colour.getRgb()[:3], expected, atol=1)
+    image = compose(np.zeros((300, 400, 4), np.uint8), [], keys, "")
+    pixels = [QColor(image.pixel(x, y)).getRgb()[:3] for x in range(401, image.width(), 3)
+              for y in range(0, image.height(), 3)]  # fmt: skip
+    for key in keys:
+        assert key.colour.getRgb()[:3] in pixels
+
+
+def test_the_legend_reads_only_the_coarsest_level_or_the_slice_in_view(viewer):
+    dask = pytest.importorskip("dask.array")
+    read = []
+
+    def block(block_info=None):
+        read.append(block_info[None]["chunk-location"])
+        return np.ones((4, 8, 8), np.uint8)
+
+    fine = dask.map_blocks(block, chunks=((4, 4), (8,), (8,)), dtype=np.uint8,
+                           meta=np.empty((0, 0, 0), np.uint8))  # fmt: skip
+    names = {"features": {"index": [0, 1], "name": ["none", "liver"]},
+             "metadata": {KEY: {"role": "labels"}}}  # fmt: skip
+    pyramid = viewer.add_labels([fine, np.ones((4, 4, 4), np.uint8)], multiscale=True, **names)
+    flat = viewer.add_labels(fine, **names)
+    viewer.dims.set_point(0, 1)
+    read.clear()
+    assert [key.name for key in _keys(pyramid)] == ["liver"]
+    assert not read
+    assert [key.name for key in _keys(flat)] == ["liver"]
+    assert (1, 0, 0) not in read
+
+
 def test_the_report_holds_pictures_and_figures_and_needs_no_other_file(qtbot, panel, tmp_path):
     with qtbot.waitSignal(panel.numbers.counted, timeout=30_000):
         panel.numbers.count()
@@ -176,6 +230,12 @@ def test_a_real_view_is_saved_with_a_scale_bar_that_is_gone_afterwards(
     panel = InspectPanel(viewer, runner, LayerChooser(viewer), StatusBar(), Segment())
     qtbot.addWidget(panel)
     zoom = viewer.scene.camera.zoom
+    viewer.layers["cells"].visible = False  # what is drawn then is the scale bar
+    drawn = canvas_picture(viewer)[..., :3].max(axis=2) > 128
+    viewer.layers["cells"].visible = True
+    rows = np.flatnonzero(drawn.sum(axis=1) > 0.05 * drawn.shape[1])
+    assert rows.size
+    assert rows.min() > 0.8 * drawn.shape[0]  # a line, low in the picture
     panel.save_snapshot(str(tmp_path / "view.png"))
     assert QImage(str(tmp_path / "view.png")).width() > 100
     assert not viewer.canvas.overlays["scale_bar"].visible

@@ -79,12 +79,12 @@ def slice_picture(
         (h, w, 3) uint8 with square pixels; rows run along the first remaining axis.
     """
     places, shape = _places(scan.geometry, axis, index, pixels)
-    array = np.asarray(scan.array[0] if scan.array.ndim == 4 else scan.array)
+    array = scan.array[0] if scan.array.ndim == 4 else scan.array
     low, high = limits
     grey = (_read(array, scan.geometry, places, 1) - low) / ((high - low) or 1.0)
     picture = np.repeat(brightness * np.clip(np.nan_to_num(grey), 0, 1)[:, None], 3, axis=1)
     for overlay in overlays:
-        values = _read(np.asarray(overlay.volume.array), overlay.volume.geometry, places, 1)
+        values = _read(overlay.volume.array, overlay.volume.geometry, places, 1)
         first, last = overlay.limits
         share = np.clip((np.nan_to_num(values, nan=first) - first) / ((last - first) or 1.0), 0, 1)
         colours = np.asarray(overlay.colours(share))
@@ -92,7 +92,7 @@ def slice_picture(
     picture = np.clip(picture, 0, 1).reshape(*shape, 3)
     if mask is not None:
         volume, palette = mask
-        labels = _read(np.asarray(volume.array), volume.geometry, places, 0).reshape(shape)
+        labels = _read(volume.array, volume.geometry, places, 0).reshape(shape)
         _outline(picture, np.nan_to_num(labels).astype(np.int64), palette)
     drawn: Picture = np.round(255 * picture).astype(np.uint8)
     return drawn
@@ -122,12 +122,12 @@ def _places(
 
 
 def _read(
-    array: npt.NDArray[np.generic],
+    array: Any,
     geometry: Geometry,
     places: npt.NDArray[np.float64],
     order: int,
 ) -> npt.NDArray[np.float32]:
-    """Values at places of the world, NaN outside the grid."""
+    """Values at places of the world, NaN outside the grid; only that part of a lazy array."""
     where = geometry.to_index(places)
     size = np.array(geometry.shape)
     inside = ((where >= -0.5 - 1e-6) & (where <= size - 0.5 + 1e-6)).all(axis=1)

@@ -249,6 +249,27 @@ class Replay:
         """Return a tile that was looked at before and is still kept."""
         return self._looks.get(box)
 
+    def kept_around(self, place: Sequence[float]) -> Look | None:
+        """Return a kept tile or window with a place of the model's grid in it.
+
+        The tile that counts most there if it is kept, else the one that reaches furthest
+        around the place.
+        """
+        found = self.kept(self.tile_at(place))
+        if found is not None:
+            return found
+        with self._lock:
+            looks = list(self._looks.values())
+        best: tuple[float, Look | None] = (-0.5, None)
+        for look in looks:
+            rim = min(
+                min(p - a, b - 1 - p)
+                for p, a, b in zip(place, look.box.start, look.box.stop, strict=True)
+            )
+            if rim >= best[0]:
+                best = rim, look
+        return best[1]
+
     def look(self, box: Box) -> Look:
         """Compute a tile alone, with its queries and keys, or return the kept one."""
         found = self._looks.get(box) or self._compute(box)

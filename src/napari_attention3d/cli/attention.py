@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ..analysis.table import Table
     from ..attention.replay import Replay
     from ..attention.switches import Change
+    from ..session import Segmentation
     from ..volumes import Volume
 
 __all__ = ["app"]
@@ -53,13 +54,16 @@ def compute_map(
 ) -> None:
     """Compute a map on request, on its own grid in the scan's world."""
     check_new_file(out, [image], overwrite=overwrite)
-    from ..attention.request import kind_named, request_map
+    from ..attention.request import expected_seconds, kind_named, request_map
     from ..volumes import write_volume
     from ..volumes.formats import format_for
 
     format_for(out, writing=True)
     chosen = kind_named(kind)
-    replay = _replay(image, model, channel, device)
+    replay, result = _run(image, model, channel, device)
+    if chosen.passes > 1:
+        seconds = expected_seconds(result.provenance, chosen)
+        say(f"{kind}: {chosen.passes} passes of the network, about {max(1, round(seconds))} s")
     volume = run_job(request_map(replay, chosen), kind)
     write_volume(out, volume)
     say(f"{out} ({volume.metadata['map']['description']})")
@@ -72,8 +76,15 @@ def ask_voxel(
     model: _Model = "brain-guided-attention",
     voxel: _Voxel = "",
     question: Annotated[
-        str, typer.Option(help="row (where it looks), column (who looks there) or hubs.")
+        str,
+        typer.Option(
+            help="row (where it looks), column (who looks there), label (who looks at the class "
+            "there) or hubs."
+        ),
     ] = "row",
+    label: Annotated[
+        str, typer.Option(help="Class to ask about with “label” (default: the one at the voxel).")
+    ] = "",
     scale: Annotated[str, typer.Option(help="Scale and step, or all-scales.")] = "all-scales",
     centred: Annotated[
         bool, typer.Option("--centred", help="A window around the voxel, not what made the mask.")
@@ -85,16 +96,24 @@ def ask_voxel(
 ) -> None:
     """Ask what a voxel attends to, in the tile that counts most in the mask there."""
     check_new_file(out, [image], overwrite=overwrite)
-    if question not in ("row", "column", "hubs"):
-        raise InputError(f"question {question!r} is not known; use row, column or hubs")
-    from ..attention.ask import ask
+    if question not in ("row", "column", "label", "hubs"):
+        raise InputError(f"question {question!r} is not known; use row, column or hubs, or label")
+    if label and question != "label":
+        raise InputError("--label goes with --question label")
+    from ..attention.ask import ask, box_to_ask
+    from ..attention.cost import question_seconds
     from ..volumes import write_volume
     from ..volumes.formats import format_for
 
     format_for(out, writing=True)
-    replay = _replay(image, model, channel, device)
+    replay, result = _run(image, model, channel, device)
     place = _voxel(voxel, replay.volume)
-    answer = ask(replay, place, question, centred=centred)  # type: ignore[arg-type]
+    mask = _label_mask(result, label, place, replay) if question == "label" else None
+    if question != "row":
+        seconds = question_seconds(replay.look(box_to_ask(replay, place, centred=centred)))
+        if seconds:
+            say(f"{question}: goes through all voxels of the tile, about {max(0.1, seconds):.1f} s")
+    answer = ask(replay, place, question, centred=centred, mask=mask)  # type: ignore[arg-type]
     if scale not in answer.volumes:
         raise InputError(f"there is no scale {scale!r}; there are: {', '.join(answer.volumes)}")
     volume = answer.volumes[scale]
@@ -144,10 +163,7 @@ def check_maps(
     probability is followed; parts drawn at random say what a map must beat.
     """
     _check_tables(out, [image, *(attention or [])], overwrite)
-    if plot is not None:
-        if plot.suffix.lower() != ".svg":
-            raise InputError(f"can't draw into {plot.name}: curves are written as .svg")
-        check_new_file(plot, [image], overwrite=overwrite)
+    _check_plot(plot, [image], overwrite)
     from ..attention.curves_svg import write_curves
     from ..attention.faithfulness import FaithfulnessOptions, faithfulness, faithfulness_table
     from ..volumes import read_volume
@@ -181,6 +197,7 @@ def check_maps(
 def share(
     attention: Annotated[Path, typer.Argument(help="Map, on its own grid.")],
     mask: Annotated[Path, typer.Argument(help="Mask of labels in the same world.")],
+    plot: Annotated[Path | None, typer.Option(help="Bars to draw (.svg).")] = None,
     near: Annotated[
         float | None, typer.Option(help="How far “near” reaches, in the mask's unit.")
     ] = None,
@@ -190,6 +207,7 @@ def share(
 ) -> None:
     """Share of a map inside, near and outside each label, and where its largest value lies."""
     _check_tables(out, [attention, mask], overwrite)
+    _check_plot(plot, [attention, mask], overwrite)
     from ..analysis.masks import class_names
     from ..attention.localise import attention_shares
     from ..volumes import read_volume
@@ -200,6 +218,10 @@ def share(
     table = attention_shares(values, labels, class_names(labels), near=near)
     for note in table.notes:
         say(note)
+    if plot is not None:
+        from ..attention.shares_svg import write_shares
+
+        say(str(write_shares(plot, table)))
     _give(table, out, json)
 
 
@@ -242,6 +264,11 @@ def switch(
 
 def _replay(image: Path, model: str, channel: int | None, device: str) -> Replay:
     """Segment a scan and open the run, to be asked."""
+    return _run(image, model, channel, device)[0]
+
+
+def _run(image: Path, model: str, channel: int | None, device: str) -> tuple[Replay, Segmentation]:
+    """Segment a scan; the run, to be asked, and its result."""
     from ..attention.replay import Replay
     from ..models.store import load_model
     from ..session import make_options, segment_job
@@ -255,7 +282,26 @@ def _replay(image: Path, model: str, channel: int | None, device: str) -> Replay
     result = run_job(segment_job(scan, loaded, make_options(device=device)), image.name)
     for warning in result.warnings:
         say(f"warning: {warning}")
-    return run_job(Replay.open(scan, loaded, result.provenance), image.name)
+    return run_job(Replay.open(scan, loaded, result.provenance), image.name), result
+
+
+def _label_mask(result: Segmentation, label: str, place: Sequence[float], replay: Replay) -> Volume:
+    """A class of the run's mask as a mask of its own: the named one, or that at a voxel."""
+    import numpy as np
+
+    labels = np.asarray(result.labels.array)
+    number = _class_number(label, replay)
+    if number is None:
+        index = tuple(
+            min(max(round(p), 0), n - 1) for p, n in zip(place, labels.shape, strict=True)
+        )
+        number = int(labels[index])
+        if number == 0:
+            raise InputError(
+                f"there is background at voxel {_words(place)}: choose another voxel, or a class "
+                "with --label"
+            )
+    return result.labels.replace(array=(labels == number).astype(np.uint8), metadata={})
 
 
 def _voxel(text: str, scan: Volume) -> tuple[float, float, float]:
@@ -303,6 +349,13 @@ def _check_tables(out: Path | None, inputs: list[Path], overwrite: bool) -> None
 
         check_table_path(out)
         check_new_file(out, inputs, overwrite=overwrite)
+
+
+def _check_plot(plot: Path | None, inputs: list[Path], overwrite: bool) -> None:
+    if plot is not None:
+        if plot.suffix.lower() != ".svg":
+            raise InputError(f"can't draw into {plot.name}: plots are written as .svg")
+        check_new_file(plot, inputs, overwrite=overwrite)
 
 
 def _give(table: Table, out: Path | None, json: bool) -> None:

@@ -3,7 +3,6 @@
 # mypy: disallow-subclassing-any=False
 from __future__ import annotations
 
-import weakref
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +16,8 @@ from .inspect_probe import ProbeForm
 from .inspect_runs import Runs, mask_on_scan
 from .inspect_words import answer_text
 from .probe import Place, Probe, Voxel, voxel_under
-from .region import focus_in_view
+from .region import place_in_view
+from .tasks import file_stamp
 
 if TYPE_CHECKING:
     from napari.layers import Layer
@@ -54,9 +54,6 @@ class Asking(QObject):
         self.last: inspect_tasks.Asked | None = None
         self._shown: AnswerLayers | None = None
         self._pinned: list[AnswerLayers] = []
-        self._before: weakref.WeakKeyDictionary[Layer, dict[str, tuple[float, float]]] = (
-            weakref.WeakKeyDictionary()
-        )
         self._event: Any = None
         self._voxel_of_no_run: Voxel | None = None
         self._aside: inspect_tasks.RunRecord | None = None
@@ -72,6 +69,7 @@ class Asking(QObject):
         form.pin_clicked.connect(self.pin)
         form.peak_clicked.connect(self.go_to_peak)
         form.dim_changed.connect(self._dim)
+        form.same_changed.connect(self._compare)
         form.clear_clicked.connect(self.clear)
         form.pin_toggled.connect(self._on_pin_toggled)
 
@@ -100,11 +98,17 @@ class Asking(QObject):
             layer, record = self.runs.record()
         except Attention3DError:
             return
-        voxel = focus_in_view(self.viewer, layer, record.source)
-        if voxel is None or self.runs.is_busy:
+        if self.runs.is_busy:
             return
+        voxel = place_in_view(self.viewer, layer, record.source)
         job = partial(inspect_tasks.prepare_job, self.runs.desk, record, voxel)
-        self.runs.submit(job, "prepare the probe", "Preparing the probe …")
+        words = "Preparing the probe …"
+        self.runs.submit(job, "prepare the probe", words, self._on_prepared, question=True)
+
+    def _on_prepared(self, _: object) -> None:
+        self.status.idle("Ready")
+        if self.form.kind != "row":
+            self._tell_cost()
 
     def _on_click(self, event: Any) -> None:
         active = self.viewer.layers.selection.active
@@ -143,7 +147,10 @@ class Asking(QObject):
         if asked is not None:
             self._show(asked)
         else:
-            self.status.idle("Click once here: then the mouse can be followed in this tile")
+            self.status.idle(
+                self.runs.desk.why_no_rows(record, self.form.kind)
+                or "Click once here: then the mouse can be followed in this tile"
+            )
 
     def voxel_at(self, event: Any) -> Voxel | None:
         """Voxel of the chosen scan under the mouse; None outside the scan.
@@ -192,8 +199,11 @@ class Asking(QObject):
             self.form.say(str(error), offer_guided=self.runs.chooser.layer is not None)
             self.status.idle(str(error))
             return
+        if self.runs.is_working:
+            self.runs.tell_busy()  # a click must not end what takes minutes
+            return
         if asked is not None:
-            self.runs.cancel()
+            self.runs.give_up_question()
             self._show(asked)
             return
         self._submit(record, question)
@@ -218,26 +228,39 @@ class Asking(QObject):
         """Return the record of a model without a run, the same one for the same scan."""
         known = self._aside
         if known is None or known.source is not source or known.model_ref != reference:
-            stamp = inspect_tasks.file_stamp(reference)
+            stamp = file_stamp(reference)
             known = inspect_tasks.RunRecord(source, reference, None, stamp=stamp)
             self._aside = known
         return known
 
     def _submit(self, record: inspect_tasks.RunRecord, question: inspect_tasks.Question) -> None:
         job = partial(inspect_tasks.ask_job, self.runs.desk, record, question)
-        self.runs.submit(job, "ask a voxel", "Looking at the voxel's tile …", self._show)
+        words = "Looking at the voxel's tile …"
+        self.runs.submit(job, "ask a voxel", words, self._show, question=True)
 
     def _on_question(self) -> None:
         """Ask anew if that is quick; else say what the next click will cost."""
         if self.form.kind == "row":
             self.ask_again()
             return
+        self._tell_cost()
+
+    def _tell_cost(self) -> None:
         cost = "The tile's network pass comes first, then all its voxels are gone through."
-        if self.last is not None:
-            seconds = self.runs.desk.seconds(self.last.record, self.last.question.voxel)
-            if seconds:
-                cost = f"Goes through all voxels of the tile: about {max(0.1, seconds):.1f} s."
+        seconds = self._seconds()
+        if seconds:
+            cost = f"Goes through all voxels of the tile: about {max(0.1, seconds):.1f} s."
         self.form.say(f"{self.form.question_combo.currentText()} {cost} Click a voxel.")
+
+    def _seconds(self) -> float | None:
+        """What a question about all voxels costs, in the tile asked last or the one in view."""
+        if self.last is not None:
+            return self.runs.desk.seconds(self.last.record, self.last.question.voxel)
+        try:
+            layer, record = self.runs.record()
+        except Attention3DError:
+            return None
+        return self.runs.desk.seconds(record, place_in_view(self.viewer, layer, record.source))
 
     def ask_again(self) -> None:
         """Ask the last voxel anew, after the question was changed."""
@@ -264,7 +287,10 @@ class Asking(QObject):
         if self._shown is None or self._shown.source is not asked.record.source:
             self._hide()
             colour = COLOURS[len(self._pinned) % len(COLOURS)]
-            self._shown = AnswerLayers(self.viewer, asked.record.source, model, colour)
+            self._shown = AnswerLayers(
+                self.viewer, asked.record.source, model, colour, number=len(self._pinned)
+            )
+        self._shown.about = {**inspect_tasks.made_by(asked.record), "model": model}
         self._shown.show_outline(asked.answer.support)
         self._show_scale()
         self._shown.show_lines(asked.targets)
@@ -281,9 +307,31 @@ class Asking(QObject):
             return
         volume = asked.answer.volumes[self.form.scale]
         self._shown.show_map(volume, f"{asked.replay.model.card.name} · {volume.name}")
+        self._compare()
         stale = inspect_tasks.model_changed(asked.record)
         words = answer_text(asked, self.form.scale)
         self.form.say(f"⚠ Out of date: {stale}\n{words}" if stale else words)
+
+    def _compare(self) -> None:
+        """Let the same colour mean the same share in all answers, or each use its own range."""
+        answers = [*self._pinned, *([self._shown] if self._shown is not None else [])]
+        tops = [one.limit() for one in answers]
+        if self.form.same_box.isChecked() and tops:
+            for one in answers:
+                one.limit(max(tops))
+
+    @property
+    def present(self) -> inspect_tasks.Asked | None:
+        """The newest answer, if it is of the run that is inspected now."""
+        if self.last is None:
+            return None
+        try:
+            source = self.runs.source()
+        except Attention3DError:
+            return None
+        record = self.last.record
+        aside = record.provenance is None and record.source is source
+        return self.last if aside or record is self.runs.known() else None
 
     @property
     def map_layer(self) -> Layer | None:
@@ -297,34 +345,17 @@ class Asking(QObject):
 
     def _dim(self, event: Any = None) -> None:
         """Show the scan darker and the mask as outlines while answers lie on them."""
+        wanted: dict[Layer, dict[str, Any]] = {}
         answered = self._shown is not None or bool(self._pinned)
-        if not (answered and self.form.dim_box.isChecked()):
-            for layer, before in list(self._before.items()):
-                for name, (old, ours) in before.items():
-                    if getattr(layer, name) == ours:  # else the person has chosen anew
-                        setattr(layer, name, old)
-            self._before.clear()
-            return
-        scan, mask = self.runs.chooser.layer, self.runs.mask_layer()
-        if scan is not None:
-            self._change(scan, opacity=DIMMED * self._old(scan, "opacity"))
-        if mask is not None:
-            self._change(mask, contour=1)
-            in_3d = self.viewer.dims.ndisplay == 3  # where a mask has no outlines
-            self._change(mask, opacity=(IN_3D if in_3d else 1.0) * self._old(mask, "opacity"))
-
-    def _old(self, layer: Layer, name: str) -> float:
-        """What a setting was before answers lay on the layer."""
-        known = self._before.get(layer, {}).get(name)
-        return float(known[0] if known is not None else getattr(layer, name))
-
-    def _change(self, layer: Layer, **values: float) -> None:
-        before = self._before.setdefault(layer, {})
-        for name, value in values.items():
-            if name in before and getattr(layer, name) != before[name][1]:
-                continue  # the person has chosen anew
-            before[name] = (self._old(layer, name), value)
-            setattr(layer, name, value)
+        if answered and self.form.dim_box.isChecked():
+            scan, mask = self.runs.chooser.layer, self.runs.mask_layer()
+            if scan is not None:
+                wanted[scan] = {"opacity": lambda own: DIMMED * own}
+            if mask is not None:
+                in_3d = self.viewer.dims.ndisplay == 3  # where a mask has no outlines
+                share = IN_3D if in_3d else 1.0
+                wanted[mask] = {"contour": 1, "opacity": lambda own: share * own}
+        self.runs.dress.claim(self, wanted)
 
     def go_to_peak(self) -> None:
         """Move the view to the slice where the shown map is strongest."""
@@ -342,9 +373,7 @@ class Asking(QObject):
         if self._shown is None:
             return
         number = len(self._pinned) + 1
-        self._shown.title += f" {number}"
-        for layer in self._shown.layers:
-            layer.name = f"📌 {number} {layer.name}"
+        self._shown.pin(number)
         self._pinned.append(self._shown)
         self._shown = None
         self.form.pin_button.setEnabled(False)

@@ -9,10 +9,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 from qtpy.QtCore import QRectF, QSize, Qt, Signal
-from qtpy.QtGui import QColor, QImage, QMouseEvent, QPainter, QPaintEvent, QPen
+from qtpy.QtGui import (
+    QColor,
+    QFocusEvent,
+    QImage,
+    QKeyEvent,
+    QMouseEvent,
+    QPainter,
+    QPaintEvent,
+    QPen,
+)
 from qtpy.QtWidgets import QComboBox, QPushButton, QSizePolicy, QToolTip, QWidget
 
 from . import inspect_jobs
+from .inspect_look import role_of
 from .inspect_runs import Runs
 from .inspect_section import Section, outline_mask, show_map
 from .inspect_switches import effect_words, show_change
@@ -22,6 +32,15 @@ if TYPE_CHECKING:
     from .inspect_tasks import RunRecord
 
 __all__ = ["ChannelSection", "MatrixView"]
+
+
+_STEPS = {
+    Qt.Key.Key_Up: (-1, 0),
+    Qt.Key.Key_Down: (1, 0),
+    Qt.Key.Key_Left: (0, -1),
+    Qt.Key.Key_Right: (0, 1),
+}
+_CHOOSE = (Qt.Key.Key_Return, Qt.Key.Key_Enter, Qt.Key.Key_Space)
 
 
 class MatrixView(QWidget):
@@ -39,6 +58,9 @@ class MatrixView(QWidget):
         self.setMinimumHeight(220)
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
         self.setAccessibleName("Channel attention matrix")
+        self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
+        self.setToolTip("Click a cell, or choose one with the arrow keys and press Enter")
+        self.at: tuple[int, int] | None = None
 
     def sizeHint(self) -> QSize:
         """As large as the dock lets it be."""
@@ -48,7 +70,7 @@ class MatrixView(QWidget):
         """Show (C, C) values from 0 to their largest."""
         from napari.utils.colormaps import ensure_colormap
 
-        self.matrix, self.cell = matrix, None
+        self.matrix, self.cell, self.at = matrix, None, None
         top = float(matrix.max()) or 1.0
         colours = np.asarray(ensure_colormap("viridis").map((matrix / top).ravel()))
         picture = np.round(255 * colours).astype(np.uint8).reshape(*matrix.shape, 4)
@@ -62,7 +84,7 @@ class MatrixView(QWidget):
         """Choose a cell, as a click does."""
         rows, columns = self.matrix.shape
         if 0 <= row < rows and 0 <= column < columns:
-            self.cell = row, column
+            self.cell = self.at = row, column
             self.update()
             self.clicked.emit(row, column)
 
@@ -86,15 +108,48 @@ class MatrixView(QWidget):
             if cell is not None:
                 self.choose(*cell)
 
+    def keyPressEvent(self, event: QKeyEvent | None) -> None:
+        """Go to another cell with the arrow keys; choose it with Enter or the space bar."""
+        if event is None or not self.matrix.size:
+            return
+        key = Qt.Key(event.key())
+        if key in _STEPS:
+            rows, columns = self.matrix.shape
+            i, j = self.at or (0, 0)
+            if self.at is not None:
+                i, j = i + _STEPS[key][0], j + _STEPS[key][1]
+            self.at = min(max(i, 0), rows - 1), min(max(j, 0), columns - 1)
+            self.setAccessibleDescription(self._words(*self.at))
+            self.setStatusTip(self._words(*self.at))
+            self.update()
+        elif key in _CHOOSE and self.at is not None:
+            self.choose(*self.at)
+        else:
+            super().keyPressEvent(event)
+
+    def focusInEvent(self, event: QFocusEvent | None) -> None:
+        """Show where the arrow keys begin."""
+        super().focusInEvent(event)
+        if self.at is None and self.matrix.size:
+            self.at = 0, 0
+        self.update()
+
+    def focusOutEvent(self, event: QFocusEvent | None) -> None:
+        """Show the chosen cell only."""
+        super().focusOutEvent(event)
+        self.update()
+
+    def _words(self, row: int, column: int) -> str:
+        value = self.matrix[row, column]
+        return f"channel {row + 1} gathers {value:.3f} from channel {column + 1}"
+
     def mouseMoveEvent(self, event: QMouseEvent | None) -> None:
         """Tell the value under the mouse."""
         if event is None:
             return
         cell = self.cell_at(event.position().x(), event.position().y())
         if cell is not None:
-            i, j = cell
-            words = f"channel {i + 1} gathers {self.matrix[i, j]:.3f} from channel {j + 1}"
-            QToolTip.showText(event.globalPosition().toPoint(), words, self)
+            QToolTip.showText(event.globalPosition().toPoint(), self._words(*cell), self)
 
     def paintEvent(self, event: QPaintEvent | None) -> None:
         """Draw the picture and a frame around the chosen cell."""
@@ -103,16 +158,26 @@ class MatrixView(QWidget):
         painter = QPainter(self)
         area = self._area()
         painter.drawImage(area, self._image)
-        if self.cell is not None:
-            rows, columns = self.matrix.shape
-            width, height = area.width() / columns, area.height() / rows
-            i, j = self.cell
-            painter.setPen(QPen(QColor("#ff3b30"), 2))
-            painter.setBrush(Qt.BrushStyle.NoBrush)
+        rows, columns = self.matrix.shape
+        width, height = area.width() / columns, area.height() / rows
+        painter.setBrush(Qt.BrushStyle.NoBrush)
+        at = self.at if self.hasFocus() else None
+        for cell, colour in ((self.cell, "#ff3b30"), (at, "#ffffff")):
+            if cell is None:
+                continue
+            i, j = cell
+            style = Qt.PenStyle.SolidLine if cell is self.cell else Qt.PenStyle.DotLine
+            painter.setPen(QPen(QColor(colour), 2, style))
             painter.drawRect(
                 QRectF(area.left() + j * width, area.top() + i * height, width, height)
             )
         painter.end()
+
+
+def _part_title(bench: inspect_jobs.Bench) -> str:
+    specs = bench.replay.model.network.map_specs
+    part = bench.found.part
+    return specs[part].title.removeprefix("guided attention, ") if part in specs else part
 
 
 class ChannelSection(Section):
@@ -201,14 +266,15 @@ class ChannelSection(Section):
         if bench is None or self._of is None:
             return
         outline_mask(self.runs)
+        self._drop_features()
         volume = bench.found.feature(bench.replay, column)
         low, high = (float(v) for v in np.percentile(volume.array, (0.5, 99.5)))
         show_map(
             self.runs.viewer,
-            self._of.source,
+            self._of,
             volume,
             "feature",
-            f"{bench.replay.model.card.name} · channel feature",
+            f"{bench.replay.model.card.name} · channel {column + 1} of {_part_title(bench)}",
             colormap="inferno",
             blending="additive",
             interpolation2d="linear",
@@ -222,8 +288,13 @@ class ChannelSection(Section):
         self.off_button.setText(f"Switch channel {column + 1} off: what changes?")
         self.off_button.setVisible(True)
 
+    def _drop_features(self) -> None:
+        """Take the feature map away that was shown before: one at a time."""
+        for layer in [one for one in self.runs.viewer.layers if role_of(one) == "feature"]:
+            self.runs.viewer.layers.remove(layer)
+
     def switch_off(self) -> None:
-        """Compute the mask of the tile in view without the chosen channel."""
+        """Compute the mask of the matrix's tile without the chosen channel."""
         record = self.record()
         if record is None or self.bench is None or self.matrix.cell is None:
             return
@@ -231,8 +302,8 @@ class ChannelSection(Section):
 
         part, channel = self.bench.found.part, self.matrix.cell[1]
         change = Change(part, "channel-off", channel=channel)
-        voxel = self.voxel(record)
-        job = partial(inspect_jobs.effect_job, self.runs.desk, record, [change], voxel)
+        # In the tile that the matrix is of, wherever the view is by now.
+        job = partial(inspect_jobs.effect_job, self.runs.desk, record, [change], self.bench.box)
         words = "Computing the mask without the channel …"
         self.ask(job, "switch a channel off", words, partial(self._effect, record))
 

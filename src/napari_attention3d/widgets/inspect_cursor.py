@@ -117,9 +117,11 @@ def _probabilities(runs: Runs, voxel: tuple[float, float, float], world: Any) ->
                 found.append((value, layer.name.rsplit("probability of ", 1)[-1]))
     end = ""
     record = runs.known()
-    if not found and record is not None:
+    if not found and record is not None and not runs.stale():
         found = [(v, name) for name, v in runs.desk.probabilities(record, voxel).items()]
         end = " (in this tile)"
+        if not found:
+            return "Classes: click here with the probe, or run with “Probabilities”"
     found.sort(reverse=True)
     return ", ".join(f"{name} {value:.2f}" for value, name in found[:3]) + end if found else ""
 

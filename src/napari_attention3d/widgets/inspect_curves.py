@@ -1,4 +1,6 @@
-"""Deletion and insertion curves as files: SVG, or drawn as PNG."""
+"""Curves and bars drawn from SVG: in the panel, as files and for the report."""
+
+# mypy: disallow-subclassing-any=False
 
 from __future__ import annotations
 
@@ -7,16 +9,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qtpy.QtCore import QByteArray
-from qtpy.QtGui import QImage, QPainter
+from qtpy.QtGui import QImage, QPainter, QPaintEvent, QResizeEvent
 from qtpy.QtSvg import QSvgRenderer
+from qtpy.QtWidgets import QSizePolicy, QWidget
 
 from ..errors import OutputError
+from ..volumes.atomic import atomic_path
 from .inspect_snapshot import png_bytes, save_image
 
 if TYPE_CHECKING:
+    from ..analysis.table import Table
     from ..attention.faithfulness import Faithfulness
 
-__all__ = ["curves_image", "curves_png", "save_curves"]
+__all__ = [
+    "SvgView",
+    "curves_image",
+    "curves_png",
+    "draw_svg",
+    "save_curves",
+    "save_drawing",
+    "shares_png",
+]
 
 _SCALE = 2
 """Pixels per unit of the drawing."""
@@ -26,13 +39,49 @@ def curves_image(results: Sequence[Faithfulness]) -> QImage:
     """Draw a row per map: deletion left, insertion right."""
     from ..attention.curves_svg import curves_svg
 
-    renderer = QSvgRenderer(QByteArray(curves_svg(results).encode("utf-8")))
+    return draw_svg(curves_svg(results))
+
+
+def draw_svg(text: str) -> QImage:
+    """Draw an SVG picture."""
+    renderer = QSvgRenderer(QByteArray(text.encode("utf-8")))
     image = QImage(renderer.defaultSize() * _SCALE, QImage.Format.Format_RGB32)
     image.fill(0xFFFFFFFF)
     painter = QPainter(image)
     renderer.render(painter)
     painter.end()
     return image
+
+
+class SvgView(QWidget):
+    """Shows an SVG picture as wide as the dock lets it be."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.renderer = QSvgRenderer()
+        self.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
+
+    def show_svg(self, text: str) -> None:
+        """Show a picture."""
+        self.renderer.load(QByteArray(text.encode("utf-8")))
+        self._fit()
+        self.update()
+
+    def resizeEvent(self, event: QResizeEvent | None) -> None:
+        """Keep the proportions."""
+        super().resizeEvent(event)
+        self._fit()
+
+    def paintEvent(self, event: QPaintEvent | None) -> None:
+        """Draw the picture."""
+        painter = QPainter(self)
+        self.renderer.render(painter)
+        painter.end()
+
+    def _fit(self) -> None:
+        size = self.renderer.defaultSize()
+        if size.width() > 0:
+            self.setFixedHeight(max(1, round(self.width() * size.height() / size.width())))
 
 
 def curves_png(results: Sequence[Faithfulness]) -> bytes:
@@ -48,11 +97,31 @@ def save_curves(path: str | Path, results: Sequence[Faithfulness]) -> Path:
     OutputError
         If the name ends otherwise, or the file can't be written.
     """
-    from ..attention.curves_svg import write_curves
+    from ..attention.curves_svg import curves_svg
 
+    return save_drawing(path, curves_svg(results))
+
+
+def save_drawing(path: str | Path, text: str) -> Path:
+    """Write an SVG picture as .png or .svg.
+
+    Raises
+    ------
+    OutputError
+        If the name ends otherwise, or the file can't be written.
+    """
     path = Path(path)
     if path.suffix.lower() == ".svg":
-        return write_curves(path, results)
+        with atomic_path(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+        return path
     if path.suffix.lower() != ".png":
-        raise OutputError(f"can't draw curves into {path.name}: use .png or .svg")
-    return save_image(curves_image(results), path)
+        raise OutputError(f"can't draw into {path.name}: use .png or .svg")
+    return save_image(draw_svg(text), path)
+
+
+def shares_png(table: Table) -> bytes:
+    """Return the shares of `attention_shares` as bars, as the bytes of a PNG file."""
+    from ..attention.shares_svg import shares_svg
+
+    return png_bytes(draw_svg(shares_svg(table)))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..errors import InputError
+from ..inference.tiling import Box
 from ..progress import Progress
 from .inspect_tasks import Desk, RunRecord
 
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from ..attention.faithfulness import Faithfulness, FaithfulnessOptions
     from ..attention.replay import Replay
     from ..attention.switches import Change, Effect
-    from ..inference.tiling import Box
     from ..volumes.volume import Volume
 
 __all__ = ["Bench", "bench_job", "effect_job", "map_job", "parts_job", "test_job"]
@@ -29,6 +29,8 @@ class Bench:
 
     replay: Replay
     found: ChannelBench
+    box: Box
+    """The tile, on the model's grid."""
 
 
 def parts_job(
@@ -54,13 +56,14 @@ def map_job(desk: Desk, record: RunRecord, name: str) -> Generator[Progress, Non
 
 
 def effect_job(
-    desk: Desk, record: RunRecord, changes: Sequence[Change], voxel: Voxel | None
+    desk: Desk, record: RunRecord, changes: Sequence[Change], where: Voxel | Box | None
 ) -> Generator[Progress, None, Effect]:
-    """Force changes in the tile that counts most at a voxel; None: all that was run."""
+    """Force changes in a tile, or the one that counts most at a voxel; None: all that was run."""
     from ..attention.switches import effect_of
 
     replay = yield from desk.replay(record)
-    return (yield from effect_of(replay, changes, _box(replay, voxel)))
+    box = where if isinstance(where, Box) else _box(replay, where)
+    return (yield from effect_of(replay, changes, box))
 
 
 def bench_job(
@@ -73,7 +76,7 @@ def bench_job(
     box = _box(replay, voxel)
     assert box is not None
     yield Progress(0, 0, "Looking into the channels …")
-    return Bench(replay, channel_bench(replay, box, part))
+    return Bench(replay, channel_bench(replay, box, part), box)
 
 
 def test_job(

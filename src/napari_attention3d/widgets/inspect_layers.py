@@ -14,13 +14,31 @@ from .probe import voxel_to_shown
 
 if TYPE_CHECKING:
     from napari.layers import Layer
+    from napari.utils import Colormap
 
     from ..attention.ask import Targets
 
-__all__ = ["COLOURS", "AnswerLayers"]
+__all__ = ["COLOURS", "AnswerLayers", "answer_colormap"]
 
-COLOURS = ("#56b4e9", "#e69f00", "#009e73", "#cc79a7", "#f0e442")
+COLOURS = ("#e69f00", "#56b4e9", "#009e73", "#cc79a7", "#f0e442")
 """Of asked places, one after the other; told apart by colour-blind people, too."""
+
+
+def answer_colormap(number: int) -> Colormap:
+    """Colours of an asked map: black is 0 in each, so that they can be added.
+
+    Parameters
+    ----------
+    number
+        How many answers are pinned already.
+    """
+    from napari.utils import Colormap
+    from napari.utils.colormaps import ensure_colormap
+
+    if number == 0:
+        return ensure_colormap("inferno")
+    colour = COLOURS[number % len(COLOURS)]
+    return Colormap(["#000000", colour, "#ffffff"], name=f"answer {colour}", controls=[0, 0.8, 1])
 
 
 class AnswerLayers:
@@ -36,11 +54,23 @@ class AnswerLayers:
         Head of the layers' names.
     colour
         Of outline, place and lines.
+    number
+        How many answers are pinned already: each has colours of its own.
+
+    Attributes
+    ----------
+    about
+        What the layers note of the run that they come from.
     """
 
-    def __init__(self, viewer: Any, source: LayerSource, title: str, colour: str) -> None:
+    def __init__(
+        self, viewer: Any, source: LayerSource, title: str, colour: str, *, number: int = 0
+    ) -> None:
         self.viewer, self.source = viewer, source
         self.title, self.colour = title, colour
+        self.colormap = answer_colormap(number)
+        self.pinned = 0
+        self.about: dict[str, Any] = {}
         self._layers: dict[str, Layer] = {}
 
     @property
@@ -75,7 +105,7 @@ class AnswerLayers:
             Image(
                 array,
                 name=name,
-                colormap="inferno",
+                colormap=self.colormap,
                 blending="additive",
                 interpolation2d="linear",
                 interpolation3d="linear",
@@ -165,10 +195,37 @@ class AnswerLayers:
                 edge_width=max(self.source.shown.shape) / 200,
                 blending="translucent_no_depth",
                 vector_style="line",
+                out_of_slice_display=True,
                 metadata=self._metadata("asked-lines"),
                 **self.source.transform,
             ),
         )
+
+    def pin(self, number: int) -> None:
+        """Give the answer a number, in titles and in what its layers note."""
+        self.title += f" {number}"
+        self.pinned = number
+        for layer in self.layers:
+            layer.metadata = {**layer.metadata, KEY: {**layer.metadata[KEY], "pin": number}}
+            layer.name = f"📌 {number} {layer.name}"
+
+    def limit(self, upper: float | None = None) -> float:
+        """Let the map's colours reach from 0 to a value, or to its own largest one.
+
+        Returns
+        -------
+        float
+            Its own largest value; 0 without a map.
+        """
+        layer = self.layer("map")
+        if layer is None:
+            return 0.0
+        own = float(layer.data.max())
+        top = (own if upper is None else upper) or 1.0
+        if tuple(layer.contrast_limits) != (0.0, top):
+            layer.contrast_limits_range = (0.0, top)
+            layer.contrast_limits = (0.0, top)
+        return own
 
     def remove(self) -> None:
         """Take the layers out of the viewer."""
@@ -181,7 +238,9 @@ class AnswerLayers:
             layer.visible = on
 
     def _metadata(self, role: str, volume: Volume | None = None) -> dict[str, Any]:
-        entry: dict[str, Any] = {"role": role}
+        entry: dict[str, Any] = {"role": role, **self.about}
+        if self.pinned:
+            entry["pin"] = self.pinned
         if volume is not None:
             entry["geometry"] = geometry_to_dict(volume.geometry)
             entry |= dict(volume.metadata)

@@ -60,28 +60,69 @@ def role_of(layer: Layer) -> str:
 
 
 def map_layers(viewer: Any) -> list[MapLayer]:
-    """Return the maps among the viewer's layers, by group, the uppermost first."""
+    """Return the maps among the viewer's layers, by group, the uppermost first.
+
+    Titles leave out scan and model, unless maps of several would have the same one.
+    """
     from napari.layers import Image
 
-    found = []
+    found: list[tuple[int, Image]] = []
     for layer in reversed(viewer.layers):
         role = role_of(layer)
         if not isinstance(layer, Image) or not role or role in _PARTS:
             continue
-        for number, (head, group) in enumerate(_GROUPS):
+        for number, (head, _) in enumerate(_GROUPS):
             if role.startswith(head):
-                found.append((number, MapLayer(layer, group, _title(layer), _meaning(layer))))
+                found.append((number, layer))
                 break
     order = {group: i for i, (_, group) in reversed(list(enumerate(_GROUPS)))}
-    return [entry for _, entry in sorted(found, key=lambda pair: order[pair[1].group])]
+    found.sort(key=lambda pair: order[_GROUPS[pair[0]][1]])
+    titles = _titles([layer for _, layer in found])
+    return [
+        MapLayer(layer, _GROUPS[number][1], title, _meaning(layer))
+        for (number, layer), title in zip(found, titles, strict=True)
+    ]
+
+
+def _titles(layers: list[Image]) -> list[str]:
+    """Return a title for each that none of the others has."""
+    titles = [_title(layer) for layer in layers]
+    for part in ("model", "scan"):
+        for title in _repeated(titles):
+            same = [i for i, one in enumerate(titles) if one == title]
+            parts = [_part_of_name(layers[i], part) for i in same]
+            if len(set(parts)) > 1:
+                for i, words in zip(same, parts, strict=True):
+                    titles[i] = f"{title} · {words}" if words else title
+    for title in _repeated(titles):
+        same = [i for i, one in enumerate(titles) if one == title]
+        for number, i in enumerate(same[1:], start=2):
+            titles[i] = f"{title} ({number})"
+    return titles
+
+
+def _repeated(titles: list[str]) -> set[str]:
+    return {title for title in titles if titles.count(title) > 1}
+
+
+def _part_of_name(layer: Layer, part: str) -> str:
+    """Model or scan of a map, as it notes them, or as its name "scan · model · title" says."""
+    entry = layer.metadata.get(KEY, {})
+    if entry.get(part):
+        return str(entry[part])
+    words = str(layer.name).split(" · ")
+    if part == "model":
+        return words[-2] if len(words) > 1 else ""
+    return words[0] if len(words) > 2 else ""
 
 
 def _title(layer: Layer) -> str:
-    """Name without the scan's and the model's, which are the same for all."""
+    """Name without the scan's and the model's, which mostly are the same for all."""
     title = str(layer.name.rsplit(" · ", 1)[-1])
     for head in ("guided attention, ", "attention "):
         title = title.removeprefix(head)
-    return title[:1].upper() + title[1:]
+    pin = layer.metadata.get(KEY, {}).get("pin")
+    return (f"📌 {pin} " if pin else "") + title[:1].upper() + title[1:]
 
 
 def _meaning(layer: Layer) -> str:
@@ -110,7 +151,7 @@ def thumbnail(layer: Image, size: int) -> npt.NDArray[np.uint8]:
     array = array[(0,) * (array.ndim - 3)]
     step = max(1, array.size // _LARGE)
     flat = np.nan_to_num(np.asarray(array[::step], dtype=np.float32)).max(axis=0)
-    lengths = np.asarray(flat.shape) * np.asarray(layer.scale)[-2:]
+    lengths = np.asarray(flat.shape) * np.abs(np.asarray(layer.scale)[-2:])
     wanted = np.maximum(1, np.round(size * lengths / lengths.max())).astype(int)
     for axis, count in enumerate(wanted):
         # The largest value of each part: a single bright voxel must not get lost.

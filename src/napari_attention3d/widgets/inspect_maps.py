@@ -3,6 +3,7 @@
 # mypy: disallow-subclassing-any=False
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -57,7 +58,8 @@ class MapsSection(QWidget):
         self.viewer = viewer
         self._entries: list[MapLayer] = []
         self._watching: list[Layer] = []
-        self._stale = ""
+        self._stale_of: Callable[[Layer], str] = lambda layer: ""
+        self._reasons: dict[int, str] = {}
         self._chosen: Image | None = None
         self._filling = False
         self._build()
@@ -93,11 +95,22 @@ class MapsSection(QWidget):
             if item.data(0, _LAYER) is layer:
                 self.tree.setCurrentItem(item)
 
-    def set_stale(self, reason: str) -> None:
-        """Mark maps of runs as out of date, or no longer."""
-        if reason != self._stale:
-            self._stale = reason
-            self.refresh()
+    def set_stale(self, why: Callable[[Layer], str] | str) -> None:
+        """Let a function say of each map why it is out of date, "" if it is not.
+
+        Words in place of a function hold for all maps but answers.
+        """
+        if isinstance(why, str):
+            words = why
+            self._stale_of = lambda layer: "" if role_of(layer).startswith("asked") else words
+        else:
+            self._stale_of = why
+        self.look_for_stale()
+
+    def look_for_stale(self) -> None:
+        """Mark maps that are out of date by now, and those that are no longer."""
+        if {id(e.layer): self._stale_of(e.layer) for e in self._entries} != self._reasons:
+            self._show_looks()
 
     def start(self) -> None:
         """Follow the viewer."""
@@ -135,6 +148,7 @@ class MapsSection(QWidget):
         before = self.layer
         self._filling = True
         self.tree.clear()
+        self._reasons.clear()
         groups: dict[str, QTreeWidgetItem] = {}
         current = None
         for entry in self._entries:
@@ -165,7 +179,7 @@ class MapsSection(QWidget):
 
     def _fill(self, item: QTreeWidgetItem, entry: MapLayer) -> None:
         layer = entry.layer
-        stale = self._stale and entry.group != "Answers"
+        stale = self._reasons[id(layer)] = self._stale_of(layer)
         item.setText(0, f"⚠ {entry.title}" if stale else entry.title)
         low, high = layer.contrast_limits
         item.setText(1, f"{short_number(low)} – {short_number(high)}")
@@ -173,7 +187,7 @@ class MapsSection(QWidget):
         item.setCheckState(0, state)
         item.setIcon(0, _icon(layer))
         tip = "\n".join(filter(None, (layer.name, entry.meaning, trust_words(role_of(layer)))))
-        item.setToolTip(0, f"Out of date: {self._stale}\n{tip}" if stale else tip)
+        item.setToolTip(0, f"Out of date: {stale}\n{tip}" if stale else tip)
         item.setToolTip(1, "What its colours span, the same in every slice")
         for column in (1, 2):
             item.setTextAlignment(

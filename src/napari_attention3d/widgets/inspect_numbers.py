@@ -8,12 +8,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from qtpy.QtCore import Qt, Signal
-from qtpy.QtWidgets import QComboBox, QLabel, QPushButton, QVBoxLayout, QWidget
+from qtpy.QtWidgets import (
+    QComboBox,
+    QFileDialog,
+    QLabel,
+    QPushButton,
+    QVBoxLayout,
+    QWidget,
+)
 
 from ..errors import Attention3DError
 from .inspect_cursor import class_name
+from .inspect_curves import SvgView, save_drawing
 from .inspect_maps import MapsSection
-from .inspect_runs import Runs
+from .inspect_runs import Runs, time_in_view
 from .layers import LayerSource, layer_to_volume
 from .measure_table import FiguresTable
 
@@ -49,7 +57,7 @@ class NumbersSection(QWidget):
     def __init__(self, runs: Runs, maps: MapsSection) -> None:
         super().__init__()
         self.runs, self.maps = runs, maps
-        self.tables: dict[str, Table] = {}
+        self._tables: dict[str, tuple[object, Table]] = {}
         self.what_combo = QComboBox()
         for title, name, tip in _WHAT:
             self.what_combo.addItem(title, name)
@@ -62,12 +70,27 @@ class NumbersSection(QWidget):
         self.caption = QLabel("")
         self.caption.setWordWrap(True)
         self.figures = FiguresTable("Click a heading to sort")
-        self.figures.setVisible(False)
+        self.plot = SvgView()
+        self.plot.setToolTip(
+            "Where the map lies about each label; a dot marks where its largest value is"
+        )
+        self.plot_button = QPushButton("Save the bars …")
+        self.plot_button.setToolTip("As PNG or SVG")
+        for widget in (self.figures, self.plot, self.plot_button):
+            widget.setVisible(False)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
-        for widget in (self.what_combo, self.button, self.caption, self.figures):
+        for widget in (
+            self.what_combo,
+            self.button,
+            self.caption,
+            self.plot,
+            self.plot_button,
+            self.figures,
+        ):
             layout.addWidget(widget)
         self.button.clicked.connect(self.count)
+        self.plot_button.clicked.connect(self._ask_and_save)
         self.figures.saved.connect(self._on_saved)
         self.figures.failed.connect(runs.status.idle)
 
@@ -81,7 +104,8 @@ class NumbersSection(QWidget):
             self.runs.status.idle("No mask is shown: run the model, or make its mask visible")
             return
         try:
-            values, labels = in_view(layer_to_volume(layer)), in_view(layer_to_volume(mask))
+            values = layer_to_volume(layer)
+            labels = layer_to_volume(mask, leading=time_in_view(self.runs.viewer, mask))
         except Attention3DError as error:
             self.runs.status.idle(str(error))
             return
@@ -89,24 +113,66 @@ class NumbersSection(QWidget):
         names = {value: class_name(mask, value) for value in range(1, top)}
         what = str(self.what_combo.currentData())
         work = partial(_count, what, values, labels, names)
-        self.runs.submit_call(work, "count per label", "Counting …", partial(self._show, what))
+        done = partial(self._show, what, self.runs.here())
+        self.runs.submit_call(work, "count per label", "Counting …", done)
 
-    def _show(self, what: str, table: Table) -> None:
-        self.tables[what] = table
+    @property
+    def tables(self) -> dict[str, Table]:
+        """Those of the run that is inspected now."""
+        here = self.runs.here()
+        return {what: table for what, (of, table) in self._tables.items() if of == here}
+
+    def _show(self, what: str, of: object, table: Table) -> None:
+        self._tables[what] = of, table
+        self._draw(what, table)
         self.figures.show_table(table, left_out=("label",) if _named(table) else ())
         self.figures.setVisible(True)
         self.caption.setText("\n".join(table.notes if what == "shares" else table.notes[:1]))
         self.runs.status.idle("Counted")
         self.counted.emit()
 
+    def _draw(self, what: str, table: Table) -> None:
+        """Show shares as bars, too."""
+        from ..attention.shares_svg import shares_svg
+
+        bars = what == "shares"
+        if bars:
+            self.plot.show_svg(shares_svg(table))
+        self.plot.setVisible(bars)
+        self.plot_button.setVisible(bars)
+
+    def _ask_and_save(self) -> None:
+        path, _ = QFileDialog.getSaveFileName(
+            self, "Save the bars", "attention-shares.png", "Pictures (*.png *.svg)"
+        )
+        if path:
+            self.save_plot(path)
+
+    def save_plot(self, path: str) -> None:
+        """Write the bars that were drawn last as PNG or SVG."""
+        from ..attention.shares_svg import shares_svg
+
+        try:
+            saved = save_drawing(path, shares_svg(self._tables["shares"][1]))
+        except Attention3DError as error:
+            self.runs.status.idle(str(error))
+            return
+        self._on_saved(str(saved))
+
     def _on_saved(self, path: str) -> None:
         self.runs.status.idle(f"Saved {path}")
 
 
-def in_view(source: LayerSource) -> Volume:
-    """Return a layer's volume as it is shown, in the viewer's world: where maps and mask meet."""
+def in_view(source: LayerSource, *, lazy: bool = False) -> Volume:
+    """Return a layer's volume as it is shown, in the viewer's world: where maps and mask meet.
+
+    Parameters
+    ----------
+    lazy
+        Leave an array that is on the disk there.
+    """
     volume = source.volume
-    array = source.show(np.asarray(volume.array))
+    array = source.show(volume.array if lazy else np.asarray(volume.array))
     return volume.replace(array=array, geometry=source.shown)
 
 
@@ -114,7 +180,8 @@ def _named(table: Table) -> bool:
     return all(name is not None for name in table.column("name"))
 
 
-def _count(what: str, values: Volume, labels: Volume, names: dict[int, str]) -> Table:
+def _count(what: str, layer: LayerSource, mask: LayerSource, names: dict[int, str]) -> Table:
+    values, labels = in_view(layer), in_view(mask)  # lazy ones are read here, not by the window
     from ..attention.by_label import attention_by_label
     from ..attention.localise import attention_shares
 

@@ -3,9 +3,11 @@
 # mypy: disallow-subclassing-any=False
 from __future__ import annotations
 
-from typing import Any
+import weakref
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
-from qtpy.QtCore import Signal
+from qtpy.QtCore import QTimer, Signal
 from qtpy.QtGui import QHideEvent, QKeySequence, QShortcut, QShowEvent
 from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QLabel, QPushButton, QVBoxLayout, QWidget
 from superqt import QCollapsible
@@ -14,7 +16,7 @@ from ..errors import Attention3DError
 from .inspect_asking import Asking
 from .inspect_channels import ChannelSection
 from .inspect_cursor import Cursor
-from .inspect_curves import curves_png
+from .inspect_curves import curves_png, shares_png
 from .inspect_maps import MapsSection
 from .inspect_numbers import NumbersSection
 from .inspect_report import gather, subtitle
@@ -31,9 +33,16 @@ from .segment_panel import SegmentPanel
 from .status_bar import StatusBar
 from .worker import JobRunner
 
+if TYPE_CHECKING:
+    from ..correction.rounds import RoundRecord
+    from .inspect_tasks import RunRecord
+    from .layers import LayerSource
+
 __all__ = ["InspectPanel"]
 
 _NOWHERE = "Move the mouse over the scan to read values there."
+_STALE = 2000
+"""Milliseconds between two looks for maps that are out of date, while the tab is in view."""
 
 
 class InspectPanel(QWidget):
@@ -51,6 +60,8 @@ class InspectPanel(QWidget):
         How the view shows them.
     cursor
         What lies under the mouse.
+    correction
+        Gives the scan that is being corrected and the round that is shown; None: no session.
     requests, numbers, trust, switches, channels, paint
         Maps on request, figures per label, tests of maps, forced attention, channels, strokes
         on the attention.
@@ -72,6 +83,11 @@ class InspectPanel(QWidget):
         super().__init__()
         self.runs = Runs(viewer, runner, chooser, status, segment)
         self.runs.failed.connect(self.failed)
+        self.runs.corrected = self._corrected
+        self.correction: Callable[[], tuple[LayerSource, RoundRecord] | None] = lambda: None
+        self._corrected_runs: weakref.WeakKeyDictionary[RunRecord, str] = (
+            weakref.WeakKeyDictionary()
+        )
         self.asking = Asking(self.runs)
         self.maps = MapsSection(viewer)
         self.view = ViewRow(self.runs, self.maps)
@@ -111,6 +127,11 @@ class InspectPanel(QWidget):
         self.requests.shown.connect(self._on_map)
         self.paint.moved.connect(self._on_moved_attention)
         self._open = False
+        self.maps.set_stale(self.runs.stale_of)
+        # Nobody tells that a model's file was replaced, or a layer's array.
+        self._stale_timer = QTimer(self)
+        self._stale_timer.setInterval(_STALE)
+        self._stale_timer.timeout.connect(self._on_runs)
         self.start()
 
     def start(self) -> None:
@@ -130,16 +151,19 @@ class InspectPanel(QWidget):
         self.maps.close_down()
         self.view.close_down()
         self.cursor.switch(False)
+        self._stale_timer.stop()
 
     def showEvent(self, event: QShowEvent | None) -> None:
         """Follow the mouse while the tab is in view."""
         super().showEvent(event)
         self.cursor.switch(True)
+        self._stale_timer.start()
         self._on_runs()
 
     def hideEvent(self, event: QHideEvent | None) -> None:
         """Do no work that nobody sees."""
         self.cursor.switch(False)
+        self._stale_timer.stop()
         super().hideEvent(event)
 
     # ---- to take away
@@ -185,18 +209,19 @@ class InspectPanel(QWidget):
         """Write the report as HTML."""
         from ..attention.report import write_report
 
-        figures = (self.switches.figures.table, self.paint.figures.table)
         tables = [
             *self.numbers.tables.values(),
-            *(table for table in figures if table is not None),
-            *([self.paint.result.moved.effect.table] if self.paint.result is not None else []),
+            *self.switches.tables,
+            *self.paint.tables,
             *self.trust.tables,
         ]
         try:
             view = png_bytes(self._picture()) if hasattr(self.runs.viewer, "window") else None
-            curves = curves_png(self.trust.results) if self.trust.results else None
+            curves = curves_png(self.trust.present) if self.trust.present else None
+            shares = self.numbers.tables.get("shares")
+            bars = None if shares is None else shares_png(shares)
             title, sections = gather(
-                self.runs, self.maps.shown, self.asking.last, tables, view, curves
+                self.runs, self.maps.shown, self.asking.present, tables, view, curves, bars
             )
             saved = write_report(path, title, sections, subtitle=subtitle())
         except Attention3DError as error:
@@ -216,8 +241,18 @@ class InspectPanel(QWidget):
         self.here_label.setText(words or _NOWHERE)
         self.maps.show_values(world)
 
+    def _corrected(self, record: RunRecord) -> str:
+        """Say whether a run's mask was corrected since; remembered once the session is closed."""
+        now = self.correction()
+        if now is not None and now[0].origin is record.source.origin is not None:
+            number, kind = now[1].number, now[1].kind
+            what = "the network was trained" if kind == "network" else "the mask was corrected"
+            words = f"{what} since the run (Correct tab, round {number})" if number else ""
+            self._corrected_runs[record] = words
+        return self._corrected_runs.get(record, "")
+
     def _on_runs(self) -> None:
-        self.maps.set_stale(self.runs.stale())
+        self.maps.look_for_stale()
 
     def _on_map(self, layer: Any) -> None:
         self.maps.refresh()

@@ -63,6 +63,7 @@ class ProbeForm(QWidget):
     peak_clicked = Signal()
     clear_clicked = Signal()
     dim_changed = Signal()
+    same_changed = Signal()
     pin_toggled = Signal(int, bool)
 
     def __init__(self, parent: QWidget | None = None) -> None:
@@ -144,6 +145,7 @@ class ProbeForm(QWidget):
             self.pins_list.addItem(item)
         self.pins_list.blockSignals(False)
         self.pins_list.setVisible(bool(titles))
+        self.same_box.setVisible(bool(titles))
         self.clear_button.setEnabled(bool(titles))
 
     # ---- building
@@ -170,6 +172,12 @@ class ProbeForm(QWidget):
         self.pin_button.setEnabled(False)
         self.clear_button = QPushButton("Clear")
         self.clear_button.setToolTip("Remove all answers from the viewer")
+        self.same_box = QCheckBox("Same range for all answers")
+        self.same_box.setToolTip(
+            "Colours of pinned answers and of the newest one reach to the same value, so that "
+            "they can be compared; else each to its own largest value"
+        )
+        self.same_box.setVisible(False)
         self.pins_list = QListWidget()
         self.pins_list.setMaximumHeight(84)
         self.pins_list.setVisible(False)
@@ -203,6 +211,7 @@ class ProbeForm(QWidget):
         ):
             layout.addWidget(box)
         layout.addLayout(pins)
+        layout.addWidget(self.same_box)
         layout.addWidget(self.pins_list)
 
     def _connect(self) -> None:
@@ -220,6 +229,7 @@ class ProbeForm(QWidget):
         self.peak_button.clicked.connect(self.peak_clicked)
         self.clear_button.clicked.connect(self.clear_clicked)
         self.dim_box.toggled.connect(self._on_dim)
+        self.same_box.toggled.connect(self._on_same)
         self.pins_list.itemChanged.connect(self._on_pin)
 
     def _explain(self, *_: object) -> None:
@@ -235,6 +245,9 @@ class ProbeForm(QWidget):
 
     def _on_dim(self, *_: object) -> None:
         self.dim_changed.emit()
+
+    def _on_same(self, *_: object) -> None:
+        self.same_changed.emit()
 
     def _on_pin(self, item: QListWidgetItem) -> None:
         on = item.checkState() == Qt.CheckState.Checked

@@ -11,7 +11,7 @@ import numpy as np
 from ..errors import Attention3DError
 from .inspect_look import MapLayer, sample
 from .inspect_numbers import in_view
-from .inspect_runs import Runs
+from .inspect_runs import Runs, time_in_view
 from .inspect_words import answer_text
 from .layers import layer_to_volume
 from .probe import voxel_to_shown
@@ -35,6 +35,7 @@ def gather(
     tables: Sequence[Table],
     view: bytes | None,
     curves: bytes | None = None,
+    bars: bytes | None = None,
 ) -> tuple[str, list[Section]]:
     """Return title and sections of a report on the chosen scan.
 
@@ -52,6 +53,8 @@ def gather(
         A picture (PNG) of the view as it is.
     curves
         A picture (PNG) of deletion and insertion curves.
+    bars
+        A picture (PNG) of the shares about each label.
 
     Raises
     ------
@@ -82,7 +85,14 @@ def gather(
     if asked is not None:
         sections.append(_about_answer(asked))
     if tables:
-        drawn = [] if curves is None else [Picture(curves, "Deletion and insertion curves")]
+        drawn = [
+            Picture(data, words)
+            for data, words in (
+                (bars, "Where the map lies about each label; dots: its largest value"),
+                (curves, "Deletion and insertion curves"),
+            )
+            if data is not None
+        ]
         sections.append(Section("Figures", pictures=drawn, tables=tables))
     if record is not None and record.provenance is not None:
         sections.append(Section("How the mask was made", details=record.provenance))
@@ -163,15 +173,18 @@ def _slices(
 
     scan_layer = runs.chooser.layer
     assert scan_layer is not None
-    scan = in_view(layer_to_volume(scan_layer, leading=0))
-    values = in_view(layer_to_volume(entry.layer))
+    source = runs.source()
+    scan = in_view(source, lazy=True)
+    values = in_view(layer_to_volume(entry.layer, leading=source.lead), lazy=True)
     limits = (float(entry.layer.contrast_limits[0]), float(entry.layer.contrast_limits[1]))
     overlay = Overlay(values, limits, entry.layer.colormap.map)
     low, high = (float(v) for v in scan_layer.contrast_limits)
     labels: tuple[Any, Any] | None = None
     if mask is not None:
         try:
-            labels = in_view(layer_to_volume(mask)), mask.colormap.map
+            lead = time_in_view(runs.viewer, mask) if source.lead is None else source.lead
+            shown = layer_to_volume(mask, leading=min(lead, mask.data.shape[0] - 1))
+            labels = in_view(shown, lazy=True), mask.colormap.map
         except Attention3DError:
             labels = None
     pictures = []

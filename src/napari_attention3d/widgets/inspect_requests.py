@@ -98,7 +98,7 @@ class RequestSection(Section):
         model = record.card.name if record.card is not None else "model"
         layer: Layer = show_map(
             self.runs.viewer,
-            record.source,
+            record,
             volume,
             f"request:{about['name']}",
             f"{record.source.volume.name} · {model} · {about['title']}",

@@ -20,8 +20,9 @@ from ..errors import Attention3DError
 from ..geometry import Geometry
 from .inspect_numbers import in_view
 from .inspect_runs import Runs
+from .inspect_tasks import made_by
 from .layers import KEY, LayerSource, geometry_to_dict, layer_to_volume
-from .region import focus_in_view
+from .region import place_in_view
 
 if TYPE_CHECKING:
     from napari.layers import Layer
@@ -77,20 +78,17 @@ class Section(QWidget):
         """Return the voxel in the middle of the view; in 3D, that of the sliders."""
         layer = self.runs.chooser.layer
         assert layer is not None
-        found = focus_in_view(self.runs.viewer, layer, record.source)
-        if found is not None:
-            return found
-        from .probe import shown_to_voxel
-
-        point = np.asarray(layer.world_to_data(self.runs.viewer.dims.point), float)[-3:]
-        size = np.array(record.source.shown.shape)
-        return shown_to_voxel(record.source, np.clip(point, 0, size - 1))
+        return place_in_view(self.runs.viewer, layer, record.source)
 
     def ask(
         self, job: Callable[[], Any], name: str, words: str, done: Callable[[Any], None]
     ) -> None:
         """Start a job on the worker's thread."""
         self.runs.submit(job, name, words, done)
+
+    def is_of_now(self, of: object) -> bool:
+        """Whether a result belongs to the run that is inspected now; see `Runs.here`."""
+        return of is not None and of == self.runs.here()
 
 
 def onto_scan(layer: Layer, scan: LayerSource) -> Volume:
@@ -110,7 +108,7 @@ def outline_mask(runs: Runs) -> None:
 
 def show_map(
     viewer: Any,
-    source: LayerSource,
+    record: RunRecord,
     volume: Volume,
     role: str,
     name: str,
@@ -122,6 +120,8 @@ def show_map(
 
     Parameters
     ----------
+    record
+        The run that it comes from.
     role
         See `inspect_look.map_layers`.
     labels
@@ -131,9 +131,10 @@ def show_map(
     """
     from napari.layers import Image, Labels
 
-    array, place = source.place(volume)
+    array, place = record.source.place(volume)
     about = {k: v for k, v in volume.metadata.items() if k in ("map", "attention")}
-    entry = {"role": role, "geometry": geometry_to_dict(volume.geometry), **about}
+    geometry = geometry_to_dict(volume.geometry)
+    entry = {"role": role, "geometry": geometry, **made_by(record), **about}
     keywords = {"name": name, "metadata": {KEY: entry}, **place, **look}
     for layer in list(viewer.layers):
         ours = layer.metadata.get(KEY, {})

@@ -175,12 +175,19 @@ def _draw_key(painter: QPainter, x: float, y: float, key: _Key, line: float) -> 
     painter.drawText(text, Qt.AlignmentFlag.AlignVCenter, key.name)
 
 
+def _few(mask: Labels) -> npt.NDArray[Any]:
+    """A mask's coarsest level; of one on the disk without levels only the slice in view."""
+    data = mask.data[-1] if mask.multiscale else mask.data
+    if not mask.multiscale and not isinstance(data, np.ndarray):
+        return np.asarray(mask._slice.image.raw)
+    return np.asarray(data)
+
+
 def _keys(mask: Labels | None, most: int = 12) -> list[_Key]:
     """Names and colours of the labels that are in a mask."""
     if mask is None or not {"index", "name"} <= set(mask.features):
         return []
-    data = mask.data[0] if mask.multiscale else mask.data
-    present = set(np.unique(np.asarray(data)).tolist()) - {0}
+    present = set(np.unique(_few(mask)).tolist()) - {0}
     found = []
     for index, name in zip(mask.features["index"], mask.features["name"], strict=True):
         if int(index) in present:

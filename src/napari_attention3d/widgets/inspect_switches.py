@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import Signal
-from qtpy.QtWidgets import QComboBox, QFormLayout, QPushButton
+from qtpy.QtWidgets import QComboBox, QDoubleSpinBox, QFormLayout, QHBoxLayout, QPushButton
 
 from . import inspect_jobs
 from .inspect_runs import Runs
@@ -17,6 +17,7 @@ from .measure_table import FiguresTable
 if TYPE_CHECKING:
     from napari.layers import Layer
 
+    from ..analysis.table import Table
     from ..attention.switches import Change, Effect
     from .inspect_tasks import RunRecord
 
@@ -25,7 +26,7 @@ __all__ = ["SwitchSection", "effect_words", "show_change"]
 _CHOICES = {
     "one": [("forced to 1: all passes", ("one", 1.0))],
     "zero": [("forced to 0: nothing passes", ("zero", 1.0))],
-    "scaled": [("halved", ("scaled", 0.5)), ("doubled", ("scaled", 2.0))],
+    "scaled": [("scaled by …", ("scaled", 0.5))],
 }
 _NAMES = ("background", "gone", "new", "another class")
 _COLOURS: dict[int | None, str] = {1: "#d55e00", 2: "#009e73", 3: "#cc79a7"}
@@ -40,6 +41,8 @@ class SwitchSection(Section):
     def __init__(self, runs: Runs) -> None:
         super().__init__(runs)
         self.combos: dict[str, QComboBox] = {}
+        self.factors: dict[str, QDoubleSpinBox] = {}
+        self._shown_of: object = None
         self._of: RunRecord | None = None
         self.about_label = self.words(
             "If a map matters, the mask must change when its attention is taken away."
@@ -69,6 +72,7 @@ class SwitchSection(Section):
         while self.form.rowCount():
             self.form.removeRow(0)
         self.combos.clear()
+        self.factors.clear()
         self._of = None
         self.button.setText("Show the levels")
 
@@ -99,6 +103,7 @@ class SwitchSection(Section):
         for name, combo in self.combos.items():
             if combo.currentData() is not None:
                 how, factor = combo.currentData()
+                factor = self.factors[name].value() if how == "scaled" else factor
                 chosen.append(Change(name, how, factor))
         return tuple(chosen)
 
@@ -113,7 +118,7 @@ class SwitchSection(Section):
                 for words, data in _CHOICES[way]:
                     combo.addItem(words, data)
             title = titles.get(name, name).removeprefix("attention ").removeprefix("guided ")
-            self.form.addRow(title.removeprefix("attention, ").capitalize(), combo)
+            self.form.addRow(title.removeprefix("attention, ").capitalize(), self._row(name, combo))
             self.combos[name] = combo
         fit_dock(self)
         self.button.setText("What changes?")
@@ -125,9 +130,39 @@ class SwitchSection(Section):
         else:
             self.runs.status.idle("Force a level, then press “What changes?”")
 
+    def _row(self, name: str, combo: QComboBox) -> QHBoxLayout:
+        """A level's combo, and how much it is scaled where that is chosen."""
+        spin = QDoubleSpinBox()
+        spin.setRange(0.0, 100.0)
+        spin.setSingleStep(0.1)
+        spin.setDecimals(2)
+        spin.setValue(0.5)
+        spin.setPrefix("× ")
+        spin.setAccessibleName(f"Factor of {name}")
+        spin.setToolTip("Factor of this level's attention: 0 takes it away, 1 leaves it as it is")
+        spin.setVisible(False)
+        self.factors[name] = spin
+
+        def show_factor(*_: object) -> None:
+            data = combo.currentData()
+            spin.setVisible(data is not None and data[0] == "scaled")
+
+        combo.currentIndexChanged.connect(show_factor)
+        row = QHBoxLayout()
+        row.addWidget(combo, 1)
+        row.addWidget(spin)
+        return row
+
+    @property
+    def tables(self) -> list[Table]:
+        """Figures of the run that is inspected now."""
+        table = self.figures.table
+        return [table] if table is not None and self.is_of_now(self._shown_of) else []
+
     def _show(self, record: RunRecord, effect: Effect) -> None:
         show_change(self.runs, record, effect)
         self.result_label.setText(effect_words(effect))
+        self._shown_of = record
         self.figures.show_table(effect.table, left_out=("label",))
         self.figures.setVisible(True)
         self.runs.status.idle("Compared")
@@ -150,7 +185,7 @@ def show_change(runs: Runs, record: RunRecord, effect: Effect, what: str = "chan
     outline_mask(runs)  # its classes may have the same colours
     return show_map(
         runs.viewer,
-        record.source,
+        record,
         effect.difference,
         "change",
         f"{record.source.volume.name} · {model} · {what}",

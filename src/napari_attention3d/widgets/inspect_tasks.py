@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import InputError
 from ..progress import Progress
 from .layers import LayerSource
-from .tasks import ModelShelf
+from .tasks import NO_FILE, ModelShelf, Stamp, file_stamp
 
 if TYPE_CHECKING:
     from ..attention.ask import Answer, Kind, Targets
@@ -25,8 +25,8 @@ __all__ = [
     "Question",
     "RunRecord",
     "ask_job",
-    "file_stamp",
     "find_guided",
+    "made_by",
     "model_changed",
     "prepare_job",
 ]
@@ -41,8 +41,8 @@ class RunRecord:
     provenance: dict[str, Any] | None
     """None: not a run, but a model that shall look at a window alone."""
     card: ModelCard | None = None
-    stamp: float = 0.0
-    """When the model's file was last changed, as of the run; 0: a built-in model."""
+    stamp: Stamp = NO_FILE
+    """Of the model's file, as of the run; see `tasks.file_stamp`."""
 
 
 @dataclass(frozen=True)
@@ -68,10 +68,14 @@ class Asked:
     gates: dict[str, float] = field(default_factory=dict)
 
 
-def file_stamp(model_ref: str) -> float:
-    """When a model's file was last changed; 0 if it is not a file."""
-    path = Path(model_ref)
-    return path.stat().st_mtime if path.is_file() else 0.0
+def made_by(record: RunRecord) -> dict[str, Any]:
+    """What a layer of ours notes about the run that it comes from."""
+    entry: dict[str, Any] = {"scan": record.source.volume.name}
+    if record.card is not None:
+        entry["model"] = record.card.name
+    if record.provenance is not None:
+        entry["provenance"] = dict(record.provenance)
+    return entry
 
 
 def model_changed(record: RunRecord) -> str:
@@ -80,7 +84,7 @@ def model_changed(record: RunRecord) -> str:
     if now == record.stamp:
         return ""
     name = Path(record.model_ref).name
-    return f"{name} was {'replaced' if now else 'removed'} since the run"
+    return f"{name} was {'removed' if now == NO_FILE else 'replaced'} since the run"
 
 
 class Desk:
@@ -123,6 +127,26 @@ class Desk:
             return None
         return _answer(record, question, replay)
 
+    def why_no_rows(self, record: RunRecord, kind: str) -> str:
+        """Why a kept tile can't be asked while the mouse moves; "" if it can, or is not known."""
+        if kind != "row":
+            return "Only “Where does it look?” follows the mouse; click for this question"
+        open_ = self._open
+        if open_ is not None and open_[0] is record:
+            from ..attention.parts import has_position_attention
+
+            card, asks = open_[1].model.card, has_position_attention(open_[1].network)
+        elif record.card is not None:
+            card, asks = record.card, record.card.network.get("name") == "guided-attention"
+        else:
+            return ""
+        if asks:
+            return ""
+        return (
+            f"{card.name} has gates, no position attention: no voxel of it looks anywhere. The "
+            "values of its maps are read below; a guided model can be asked"
+        )
+
     def seconds(self, record: RunRecord, voxel: Sequence[float]) -> float | None:
         """About how long a question about all voxels takes; None if the tile is not kept."""
         open_ = self._open
@@ -135,14 +159,12 @@ class Desk:
         return None if look is None else question_seconds(look)
 
     def probabilities(self, record: RunRecord, voxel: Sequence[float]) -> dict[str, float]:
-        """Classes and their probabilities at a voxel, if its tile is kept; else empty."""
+        """Classes and their probabilities at a voxel, if a tile or window there is kept."""
         open_ = self._open
         if open_ is None or open_[0] is not record:
             return {}
-        from ..attention.ask import box_to_ask
-
         replay = open_[1]
-        look = replay.kept(box_to_ask(replay, voxel))
+        look = replay.kept_around(replay.on_grid(voxel))
         if look is None:
             return {}
         index = [

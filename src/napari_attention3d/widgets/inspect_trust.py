@@ -22,6 +22,7 @@ from .measure_table import FiguresTable
 if TYPE_CHECKING:
     from ..attention.faithfulness import Faithfulness
     from ..volumes.volume import Volume
+    from .inspect_tasks import RunRecord
 
 __all__ = ["TrustSection"]
 
@@ -38,6 +39,7 @@ class TrustSection(Section):
         super().__init__(runs)
         self.maps = maps
         self.results: list[Faithfulness] = []
+        self._of: object = None
         self.class_combo, self.fill_combo = QComboBox(), QComboBox()
         self.fill_combo.addItem("blur", "blur")
         self.fill_combo.addItem("noise of the local mean and spread", "noise")
@@ -109,8 +111,12 @@ class TrustSection(Section):
         from ..attention.faithfulness import FaithfulnessOptions, passes_needed
 
         maps: dict[str, Volume] = {}
+        left_out: list[str] = []
         for entry in self.maps.shown:
             if entry.group in ("What a change does", "What painting moved", "Features"):
+                continue
+            if not self.runs.fits(entry.layer, record):
+                left_out.append(entry.title)
                 continue
             try:
                 maps[entry.title] = onto_scan(entry.layer, record.source)
@@ -123,10 +129,22 @@ class TrustSection(Section):
         count = passes_needed(options, max(1, len(maps)))
         voxel = self.voxel(record)
         job = partial(inspect_jobs.test_job, self.runs.desk, record, maps, voxel, options)
-        self.ask(job, "test maps", f"Testing, {count} passes of the network …", self._show)
+        without = ""
+        if left_out:
+            without = f"Left out, as another run made them: {', '.join(left_out)}"
+            if not maps:
+                self.runs.status.idle(f"Nothing to test. {without}")
+                return
+        words = f"Testing, {count} passes of the network …"
+        self.ask(job, "test maps", words, partial(self._show, record, without))
 
-    def _show(self, results: list[Faithfulness]) -> None:
-        self.results = results
+    @property
+    def present(self) -> list[Faithfulness]:
+        """Results of the run that is inspected now."""
+        return self.results if self.is_of_now(self._of) else []
+
+    def _show(self, record: RunRecord, without: str, results: list[Faithfulness]) -> None:
+        self.results, self._of = results, record
         self.result_combo.blockSignals(True)
         self.result_combo.clear()
         for found in results:
@@ -140,13 +158,13 @@ class TrustSection(Section):
 
         self.figures.show_table(faithfulness_table(results))
         self._draw()
-        self.runs.status.idle("Tested")
+        self.runs.status.idle(f"Tested. {without}" if without else "Tested")
         self.tested.emit(results)
 
     @property
     def tables(self) -> list[Table]:
-        """A table per tested map."""
-        return [found.table for found in self.results]
+        """A table per tested map of the run that is inspected now."""
+        return [found.table for found in self.present]
 
     def _ask_and_save(self) -> None:
         path, _ = QFileDialog.getSaveFileName(

@@ -25,6 +25,10 @@ _MASK_3D, _MAP_3D = 0.45, 0.9
 _MAPS = ("Where it looked", "On request", "How sure it is")
 
 
+def _darker(own: float) -> float:
+    return _SCAN * own
+
+
 class ViewRow(QWidget):
     """Two boxes below the list of maps.
 
@@ -39,7 +43,6 @@ class ViewRow(QWidget):
     def __init__(self, runs: Runs, maps: MapsSection) -> None:
         super().__init__()
         self.runs, self.maps, self.viewer = runs, maps, runs.viewer
-        self._before: list[tuple[Layer, str, Any, Any]] = []
         self._limits: weakref.WeakKeyDictionary[Image, tuple[float, float]] = (
             weakref.WeakKeyDictionary()
         )
@@ -72,45 +75,34 @@ class ViewRow(QWidget):
 
     def _again(self, event: Any = None) -> None:
         if self.dark_box.isChecked():
-            self._on_dark(False)
             self._on_dark(True)
 
     def _on_dark(self, on: bool) -> None:
-        for layer, name, old, ours in reversed(self._before):
-            if getattr(layer, name) == ours:  # else the person has chosen anew
-                setattr(layer, name, old)
-        self._before.clear()
-        if not on:
-            return
-        scan, mask = self.runs.chooser.layer, self.runs.mask_layer()
-        flat = self.viewer.dims.ndisplay == 2
-        if scan is not None and flat:
-            self._change(scan, "opacity", _SCAN * scan.opacity)
-        elif scan is not None:
-            self._change(scan, "visible", False)
-        if mask is not None:
-            if flat:  # in 3D a mask has no outlines
-                self._change(mask, "contour", 1)
-            self._change(mask, "opacity", 1.0 if flat else _MASK_3D)
-        for entry in self.maps.entries:
-            if entry.group in _MAPS:
-                self._change(entry.layer, "opacity", _MAP if flat else _MAP_3D)
-                if not flat:
-                    self._as_plane(entry.layer)
+        wanted: dict[Layer, dict[str, Any]] = {}
+        if on:
+            scan, mask = self.runs.chooser.layer, self.runs.mask_layer()
+            flat = self.viewer.dims.ndisplay == 2
+            if scan is not None:
+                wanted[scan] = {"opacity": _darker} if flat else {"visible": False}
+            if mask is not None:
+                # In 3D a mask has no outlines.
+                wanted[mask] = {"contour": 1, "opacity": 1.0} if flat else {"opacity": _MASK_3D}
+            for entry in self.maps.entries:
+                if entry.group in _MAPS:
+                    wanted[entry.layer] = {"opacity": _MAP if flat else _MAP_3D}
+                    if not flat:
+                        wanted[entry.layer]["depiction"] = "plane"
+                        self._lay_plane(entry.layer)
+        self.runs.dress.claim(self, wanted)
 
-    def _as_plane(self, layer: Image) -> None:
-        """Show the slice in view: all of a map at once hides itself."""
-        self._change(layer, "depiction", "plane")
+    def _lay_plane(self, layer: Image) -> None:
+        """Choose the slice in view: all of a map at once hides itself."""
         normal = [0, 0, 0]
         normal[self.viewer.dims.order[-3] - (self.viewer.dims.ndim - 3)] = 1
         layer.plane.normal = tuple(normal)
         layer.plane.thickness = 1
         point = np.asarray(self.viewer.dims.point, dtype=float)[-3:]
         layer.plane.position = tuple(np.asarray(layer.world_to_data(point), dtype=float)[-3:])
-
-    def _change(self, layer: Layer, name: str, value: Any) -> None:
-        self._before.append((layer, name, getattr(layer, name), value))
-        setattr(layer, name, value)
 
     def _on_stretch(self, on: bool) -> None:
         layer = self.maps.layer

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,12 +60,18 @@ class LayerSource:
     transform
         The layer's own ``scale``, ``translate``, ``rotate``, ``shear``, ``affine``,
         ``units`` and ``axis_labels``, for results to copy.
+    origin
+        The very array that the layer held when it was read; None if unknown.
+    lead
+        Index along the first axis of a 4D layer, if one was taken.
     """
 
     volume: Volume
     turn: Reorientation
     shown: Geometry
     transform: dict[str, Any] = field(default_factory=dict)
+    origin: Any = None
+    lead: int | None = None
 
     def record(self, provenance: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Return what goes into a result's ``layer.metadata`` (JSON-compatible)."""
@@ -304,7 +310,8 @@ def layer_to_volume(layer: Layer, *, leading: int | None = None) -> LayerSource:
         "axis_labels": tuple(layer.axis_labels),
         "metadata": layer.metadata,
     }
-    return meta_to_source(data, meta, leading=leading, matrix=layer_matrix(layer))
+    found = meta_to_source(data, meta, leading=leading, matrix=layer_matrix(layer))
+    return replace(found, origin=data, lead=leading if layer.ndim == 4 else None)
 
 
 def meta_to_source(

@@ -30,6 +30,9 @@ from .worker import JobRunner
 if TYPE_CHECKING:
     import napari
 
+    from ..correction.rounds import RoundRecord
+    from .layers import LayerSource
+
 __all__ = ["Attention3DWidget"]
 
 
@@ -65,6 +68,7 @@ class Attention3DWidget(QWidget):
             napari_viewer, self.runner, self.chooser, self.status, self.segment
         )
         self.inspect.model_saved.connect(self._use_model)
+        self.inspect.correction = self._correction
         self.tabs.addTab(_scrolling(self.inspect), "Inspect")
         self.measure = MeasurePanel(napari_viewer, self.runner, self.chooser, self.status)
         self.tabs.addTab(_scrolling(self.measure), "Measure")
@@ -84,6 +88,13 @@ class Attention3DWidget(QWidget):
         layout.addWidget(self.tabs, 1)
         layout.addWidget(self.status)
         self._open = True
+
+    def _correction(self) -> tuple[LayerSource, RoundRecord] | None:
+        """The scan that is being corrected, and the round that is shown."""
+        link = self.correct.link
+        if link is None or not link.session.rounds:
+            return None
+        return link.source, link.session.rounds[link.session.current].record
 
     def _use_model(self, path: Path) -> None:
         """Choose a model that was just saved for the next run."""

@@ -40,17 +40,18 @@ class MovedLayers:
     """
 
     def __init__(self, runs: Runs, result: PaintResult) -> None:
-        self.viewer = runs.viewer
-        self._before: list[tuple[Layer, str, Any, Any]] = []
+        self.viewer, self._dress = runs.viewer, runs.dress
         moved, source = result.moved, result.record.source
         outline_mask(runs)
-        for entry in map_layers(self.viewer):
-            self._change(entry.layer, "visible", False)
+        wanted: dict[Layer, dict[str, Any]] = {
+            entry.layer: {"visible": False} for entry in map_layers(self.viewer)
+        }
         scan, strokes = runs.chooser.layer, find_strokes(self.viewer, source)
         if scan is not None:
-            self._change(scan, "opacity", min(_DIMMED, scan.opacity))
+            wanted[scan] = {"opacity": lambda own: min(_DIMMED, own)}
         if strokes is not None:
-            self._change(strokes, "contour", 1)
+            wanted[strokes] = {"contour": 1}
+        self._dress.claim(self, wanted)
         changes = {name: moved.change(name) for name in moved.before}
         largest = max(changes, key=lambda name: float(np.abs(changes[name].array).mean()))
         self.layers = []
@@ -60,7 +61,7 @@ class MovedLayers:
             about = {**volume.metadata["map"], "description": _MEANING}
             layer = show_map(
                 self.viewer,
-                source,
+                result.record,
                 volume.replace(metadata={**volume.metadata, "map": about}),
                 f"moved:{name}",
                 f"{source.volume.name} · {result.model.card.name} · change of {title}",
@@ -74,19 +75,12 @@ class MovedLayers:
             self.layers.append(layer)
         self.layers.append(show_change(runs, result.record, moved.effect, _WHAT))
 
-    def _change(self, layer: Layer, name: str, value: Any) -> None:
-        self._before.append((layer, name, getattr(layer, name), value))
-        setattr(layer, name, value)
-
     def remove(self) -> None:
         """Take the layers out of the viewer, those that are still there; show the others again."""
         for layer in self.layers:
             if layer in self.viewer.layers:
                 self.viewer.layers.remove(layer)
-        for layer, name, old, ours in self._before:
-            if getattr(layer, name) == ours:  # else the person has chosen anew
-                setattr(layer, name, old)
-        self._before.clear()
+        self._dress.release(self)
 
 
 def result_words(result: PaintResult) -> str:

@@ -37,6 +37,7 @@ from .paint_results import MovedLayers, result_words
 if TYPE_CHECKING:
     from napari.layers import Labels
 
+    from ..analysis.table import Table
     from ..volumes.volume import Volume
 
 __all__ = ["PaintSection"]
@@ -267,7 +268,8 @@ class PaintSection(Section):
         )
         words = "Training a copy on the strokes …"
         run = self.runs.submit(job, "paint the attention", words, self._show)
-        run.cancelled.connect(self._on_cancelled)
+        if run is not None:
+            run.cancelled.connect(self._on_cancelled)
 
     def _on_cancelled(self) -> None:
         self.runs.status.idle("Cancelled; the network is as before, the strokes are kept")
@@ -287,6 +289,14 @@ class PaintSection(Section):
         if self._layers is not None:
             self._layers.remove()
         self.result = self._layers = None
+        self.figures.clear()
+
+    @property
+    def tables(self) -> list[Table]:
+        """Figures of the run that is inspected now."""
+        if self.result is None or not self.is_of_now(self.result.record):
+            return []
+        return [self.result.moved.table, self.result.moved.effect.table]
 
     def discard(self) -> None:
         """Forget the trained copy and its layers; the strokes stay."""

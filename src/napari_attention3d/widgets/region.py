@@ -11,7 +11,7 @@ from .layers import LayerSource
 if TYPE_CHECKING:
     from napari.layers import Layer
 
-__all__ = ["focus_in_view", "region_in_view"]
+__all__ = ["focus_in_view", "place_in_view", "region_in_view"]
 
 Region = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 
@@ -79,3 +79,15 @@ def focus_in_view(viewer: Any, layer: Layer, source: LayerSource) -> tuple[float
         flip = source.turn.flips[axis]
         own[source.turn.permutation[axis]] = size - 1 - at if flip else float(at)
     return tuple(own)
+
+
+def place_in_view(viewer: Any, layer: Layer, source: LayerSource) -> tuple[float, ...]:
+    """Voxel in the middle of the 2D canvas; in 3D, or outside the scan, that of the sliders."""
+    found = focus_in_view(viewer, layer, source)
+    if found is not None:
+        return found
+    from .probe import shown_to_voxel
+
+    point = np.asarray(layer.world_to_data(viewer.dims.point), dtype=float)[-3:]
+    size = np.array(source.shown.shape)
+    return shown_to_voxel(source, np.clip(point, 0, size - 1))

@@ -20,15 +20,22 @@ if TYPE_CHECKING:
     from ..session import Segmentation, SegmentOptions
 
 __all__ = [
+    "NO_FILE",
     "Empty",
     "Finished",
     "ModelShelf",
     "Outlook",
     "Ready",
+    "Stamp",
+    "file_stamp",
     "look_ahead",
     "look_around",
     "run_segmentation",
 ]
+
+
+Stamp = tuple[int, int]
+NO_FILE: Stamp = (0, 0)
 
 
 @dataclass(frozen=True)
@@ -68,21 +75,33 @@ class Finished:
     segmentation: Segmentation
     plans: list[LayerPlan]
     source: LayerSource
+    model_ref: str = ""
+    """Name or file of the model that was run; "" if unknown."""
+    stamp: Stamp = NO_FILE
+    """See `file_stamp`; as of the run's begin."""
+
+
+def file_stamp(model_ref: str) -> Stamp:
+    """When a model's file was last changed, in ns, and its size; zeros if it is not a file."""
+    path = Path(model_ref)
+    if not path.is_file():
+        return NO_FILE
+    about = path.stat()
+    return about.st_mtime_ns, about.st_size
 
 
 class ModelShelf:
     """Keeps the last model loaded between runs; used on the worker's thread only."""
 
     def __init__(self) -> None:
-        self._key: tuple[str, float] | None = None
+        self._key: tuple[str, Stamp] | None = None
         self._model: Model | None = None
 
     def get(self, name_or_path: str) -> Model:
         """Return the model, loading it if it is another one or its file changed."""
         from ..models import load_model
 
-        path = Path(name_or_path)
-        key = (name_or_path, path.stat().st_mtime if path.is_file() else 0.0)
+        key = (name_or_path, file_stamp(name_or_path))
         if self._model is None or key != self._key:
             self._model = None  # frees the old one before the new one comes
             self._model = load_model(name_or_path)
@@ -155,6 +174,7 @@ def run_segmentation(
     from ..session import segment_job
 
     yield Progress(0, 0, "Loading the model …")
+    stamp = file_stamp(model_ref)
     model = shelf.get(model_ref)
     large = is_large(source.volume, model, options)
     if options.region is None and not large:
@@ -166,4 +186,6 @@ def run_segmentation(
         result = yield from segment_job(source.volume, model, options, focus=focus)
     yield Progress(0, 0, "Preparing the layers …")
     plans = plan_layers(result, source)
-    return Finished(result, with_levels(plans, result, source) if large else plans, source)
+    if large:
+        plans = with_levels(plans, result, source)
+    return Finished(result, plans, source, model_ref, stamp)

@@ -1,0 +1,87 @@
+"""Where a map lies, as an SVG file: a bar per label, inside, near and outside."""
+
+from __future__ import annotations
+
+from html import escape
+from pathlib import Path
+
+from ..analysis.table import Table
+from ..volumes.atomic import atomic_path
+
+__all__ = ["COLOURS", "shares_svg", "write_shares"]
+
+COLOURS = {"inside": "#d55e00", "near": "#e69f00", "outside": "#bbbbbb"}
+_BAR, _ROW, _WIDTH = 18, 28, 360
+_LETTER = 6.6
+"""About the width of a letter, in the drawing's unit."""
+
+
+def shares_svg(table: Table) -> str:
+    """Return a picture of the shares.
+
+    Parameters
+    ----------
+    table
+        Of `localise.attention_shares`. A dot marks in which part of a label's bar the map's
+        largest value lies (pointing game).
+    """
+    names = [
+        str(name if name is not None else f"label {label}")
+        for label, name in zip(table.column("label"), table.column("name"), strict=True)
+    ]
+    left = 20 + _LETTER * max(len(name) for name in names)
+    top = 46.0
+    parts = [f'<text x="10" y="18" font-weight="bold">{escape(table.notes[0])}</text>']
+    x = left
+    for where, colour in COLOURS.items():
+        parts.append(f'<rect x="{x}" y="28" width="11" height="11" fill="{colour}"/>')
+        parts.append(f'<text x="{x + 15}" y="38">{where}</text>')
+        x += 15 + 10 * _LETTER
+    parts.append(f'<circle cx="{x + 5}" cy="34" r="3.5"/><text x="{x + 13}" y="38">peak</text>')
+    shares = {where: table.column(f"share {where} (%)") for where in COLOURS}
+    for row, name in enumerate(names):
+        y = top + row * _ROW
+        middle = y + _BAR / 2
+        parts.append(
+            f'<text x="{left - 8}" y="{middle + 4}" text-anchor="end">{escape(name)}</text>'
+        )
+        at = left
+        for where, colour in COLOURS.items():
+            share = shares[where][row]
+            assert isinstance(share, int | float)
+            width = _WIDTH * share / 100
+            title = f"<title>{escape(name)}, {where}: {share:.1f} %</title>"
+            parts.append(
+                f'<rect x="{at:.2f}" y="{y}" width="{width:.2f}" height="{_BAR}" fill="{colour}">'
+                f"{title}</rect>"
+            )
+            if table.column("largest value")[row] == where:
+                parts.append(f'<circle cx="{at + width / 2:.2f}" cy="{middle}" r="3.5"/>')
+            at += width
+        inside = shares["inside"][row]
+        parts.append(f'<text x="{left + _WIDTH + 8}" y="{middle + 4}">{inside:.1f} %</text>')
+    bottom = top + len(names) * _ROW
+    for share in (0, 50, 100):
+        x = left + _WIDTH * share / 100
+        parts.append(f'<path d="M{x} {top - 4}V{bottom - 6}" stroke="#000" stroke-opacity=".2"/>')
+        parts.append(f'<text x="{x}" y="{bottom + 9}" text-anchor="middle">{share} %</text>')
+    width, height = left + _WIDTH + 70, bottom + 20
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" '
+        'font-size="12" font-family="sans-serif"><rect width="100%" height="100%" fill="white"/>'
+        f"{''.join(parts)}</svg>\n"
+    )
+
+
+def write_shares(path: str | Path, table: Table) -> Path:
+    """Write `shares_svg` to a file.
+
+    Raises
+    ------
+    OutputError
+        If it can't be written.
+    """
+    path = Path(path)
+    with atomic_path(path) as temporary:
+        temporary.write_text(shares_svg(table), encoding="utf-8")
+    return path
