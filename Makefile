@@ -74,6 +74,7 @@ docs: $(VENV)/.installed-docs  ## build the documentation into build/site
 
 pictures: $(VENV)/.installed-all system-libs  ## take the documentation's pictures again
 	$(SCREEN) $(BIN)/python scripts/screenshots.py
+	$(SCREEN) $(BIN)/python scripts/inspect_pictures.py
 
 check-wheel: $(VENV)/.installed-dev  ## build wheel and sdist, install the wheel elsewhere, look inside
 	scripts/check-wheel.sh $(BIN)/python

@@ -2,8 +2,9 @@
 
     scripts/with-screen.sh python scripts/screenshots.py [docs/images]
 
-Opens napari, works through the tabs as a person would and saves the window after each step,
-as PNG of 256 colours. Settings are those of a newcomer: napari's own are not read.
+Opens napari, works through the tabs as a person would and saves the window after
+each step. Settings are those of a newcomer: napari's own are not read. Those of the Inspect tab in
+use are taken by `inspect_pictures.py`.
 """
 
 from __future__ import annotations
@@ -137,7 +138,8 @@ def wait(done: Any) -> None:
 
 
 def save(viewer: Any, path: Path) -> None:
-    """Save the window with 256 colours, so that the picture stays small."""
+    """Save the window."""
+    from inspect_pictures import shrink
     from PIL import Image
 
     from napari_attention3d.widgets.demo import settle
@@ -145,8 +147,8 @@ def save(viewer: Any, path: Path) -> None:
     settle(800)
     viewer.status = "Ready"
     picture = Image.fromarray(viewer.screenshot(canvas_only=False, flash=False)).convert("RGB")
-    picture.quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
-    print(f"{path} {picture.width} x {picture.height}, {path.stat().st_size / 1000:.0f} kB")
+    picture.save(path)
+    shrink(path)
 
 
 if __name__ == "__main__":

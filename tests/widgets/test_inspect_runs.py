@@ -10,8 +10,10 @@ import pytest
 from qtpy.QtCore import QObject, Qt, Signal
 
 from napari_attention3d.analysis.table import Column, Table
+from napari_attention3d.errors import Attention3DError
 from napari_attention3d.widgets import tasks
 from napari_attention3d.widgets.inspect_look import map_layers, thumbnail
+from napari_attention3d.widgets.inspect_mask import label_reader
 from napari_attention3d.widgets.inspect_panel import InspectPanel
 from napari_attention3d.widgets.inspect_report import gather
 from napari_attention3d.widgets.layer_chooser import LayerChooser
@@ -361,3 +363,33 @@ def test_a_job_may_begin_another_one_when_it_returns(qtbot, panel):
     panel.runs.submit(steps, "one", "…", go_on)
     qtbot.waitUntil(lambda: len(ended) == 2 and not panel.runs.is_busy, timeout=30_000)
     assert ended == ["one", "two"]
+
+
+def test_the_label_that_is_asked_about_is_read_only_when_it_is_needed(viewer, scan_array):
+    """Also of a mask of a part of the scan, and of one on the disk."""
+    dask = pytest.importorskip("dask.array")
+    source = layer_to_volume(viewer.add_image(scan_array, scale=(2, 1, 1)))
+    part = np.zeros((8, 10, 12), np.uint8)
+    part[2:4, 3:5, 4:6] = 3
+    read = []
+
+    def block():
+        read.append(1)
+        return part
+
+    lazy = dask.map_blocks(block, chunks=((8,), (10,), (12,)), dtype=np.uint8,
+                           meta=np.empty((0, 0, 0), np.uint8))  # fmt: skip
+    layer = viewer.add_labels(lazy, scale=(2, 1, 1), translate=(2 * 5, 6, 7))
+    label = label_reader(source, layer, (7, 9, 11))
+    count = len(read)
+    mask = label()
+    assert len(read) > count
+    expected = np.zeros(scan_array.shape, np.uint8)
+    expected[7:9, 9:11, 11:13] = 1
+    np.testing.assert_array_equal(mask.array, expected)
+    for voxel in ((5, 6, 7), (0, 0, 0)):  # background of the mask; outside of it
+        with pytest.raises(Attention3DError, match="background"):
+            label_reader(source, layer, voxel)
+    layer.translate = (10.5, 6, 7)
+    with pytest.raises(Attention3DError, match="does not lie on the scan's voxels"):
+        label_reader(source, layer, (7, 9, 11))

@@ -151,6 +151,33 @@ def test_the_chooser_knows_layers_by_object(dock, viewer):
     assert not chooser.isEnabled()
 
 
+def test_a_mask_corrected_in_one_tab_makes_its_maps_old_in_the_other(dock, viewer):
+    from types import SimpleNamespace
+
+    from napari_attention3d.widgets.inspect_tasks import RunRecord
+    from napari_attention3d.widgets.layers import KEY, layer_to_volume
+
+    scan = viewer.add_image(np.zeros((4, 5, 6)), name="scan")
+    provenance = {"model": {"name": "tiny"}}
+    dock.inspect.runs.history[scan] = [RunRecord(layer_to_volume(scan), "tiny", provenance)]
+    entry = {"role": "attention:gate-level-2", "provenance": dict(provenance)}
+    gate = viewer.add_image(np.zeros((4, 5, 6)), metadata={KEY: entry})
+    assert dock.inspect.runs.stale_of(gate) == ""
+    rounds = [
+        SimpleNamespace(record=SimpleNamespace(number=i, kind=kind))
+        for i, kind in enumerate(("start", "fast", "network"))
+    ]
+    session = SimpleNamespace(rounds=rounds, current=0)
+    dock.correct.link = SimpleNamespace(session=session, source=layer_to_volume(scan))
+    try:
+        for current, words in ((0, ""), (1, "corrected"), (2, "network was trained"), (0, "")):
+            session.current = current
+            reason = dock.inspect.runs.stale_of(gate)
+            assert (words in reason) if words else reason == ""
+    finally:
+        dock.correct.link = None
+
+
 def test_making_the_dock_loads_no_torch():
     code = (
         "import sys\n"

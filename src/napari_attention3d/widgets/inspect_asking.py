@@ -3,6 +3,7 @@
 # mypy: disallow-subclassing-any=False
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +13,9 @@ from qtpy.QtCore import QObject, QTimer, Signal
 from ..errors import Attention3DError
 from . import inspect_tasks
 from .inspect_layers import COLOURS, AnswerLayers
+from .inspect_mask import label_reader
 from .inspect_probe import ProbeForm
-from .inspect_runs import Runs, mask_on_scan
+from .inspect_runs import Runs
 from .inspect_words import answer_text
 from .probe import Place, Probe, Voxel, voxel_under
 from .region import place_in_view
@@ -22,6 +24,7 @@ from .tasks import file_stamp
 if TYPE_CHECKING:
     from napari.layers import Layer
 
+    from ..volumes.volume import Volume
     from .layers import LayerSource
 
 __all__ = ["Asking"]
@@ -175,18 +178,12 @@ class Asking(QObject):
             with_lines=self.form.lines_box.isChecked(),
         )
 
-    def _label_at(self, voxel: Voxel) -> Any:
-        """Return the label under a voxel as a mask of its own."""
+    def _label_at(self, voxel: Voxel) -> Callable[[], Volume]:
         _, record = self.runs.record()
         shown = self.runs.mask_layer()
         if shown is None:
             raise Attention3DError("No mask is shown: run the model, or make its mask visible")
-        labels = mask_on_scan(record.source, shown)
-        value = labels[tuple(round(v) for v in voxel)]
-        if value == 0:
-            raise Attention3DError("There is background here: click on a label")
-        volume = record.source.volume
-        return volume.replace(array=(labels == value).astype(np.uint8), channel_names=())
+        return label_reader(record.source, shown, voxel)
 
     def ask(self, voxel: Voxel) -> None:
         """Ask the newest run of the chosen scan about a voxel of the scan's array."""

@@ -9,7 +9,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 from qtpy.QtCore import QObject, Signal
 
 from ..errors import Attention3DError
@@ -26,7 +25,7 @@ from .worker import JobFactory, JobFailure, JobRunner, Run
 if TYPE_CHECKING:
     from napari.layers import Labels, Layer
 
-__all__ = ["NO_SCAN", "Runs", "mask_on_scan", "time_in_view"]
+__all__ = ["NO_SCAN", "Runs", "time_in_view"]
 
 NO_SCAN = "Open a 3D scan first, then run a model on it"
 
@@ -350,32 +349,3 @@ def time_in_view(viewer: Any, layer: Layer) -> int:
     at = round(float(np.asarray(layer.world_to_data(point), dtype=float)[0]))
     data = layer.data[0] if layer.multiscale else layer.data
     return min(max(at, 0), int(data.shape[0]) - 1)
-
-
-def mask_on_scan(source: LayerSource, mask: Layer) -> npt.NDArray[Any]:
-    """Return a mask's values on the scan's own grid; one of a region is laid into zeros.
-
-    Raises
-    ------
-    Attention3DError
-        If it does not lie on the scan's voxels.
-    """
-    volume = layer_to_volume(mask).volume
-    scan, own = source.volume.geometry, volume.geometry
-    if own.unit != scan.unit:
-        raise Attention3DError(f"{mask.name} and the scan are in different units of length")
-    corners = np.array([(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)], dtype=float)
-    index = scan.to_index(own.to_world(corners))
-    start = np.round(index[0]).astype(int)
-    stop = start + own.shape
-    fits = np.allclose(index, start + corners, atol=1e-3)
-    if not fits or (start < 0).any() or (stop > scan.shape).any():
-        raise Attention3DError(
-            f"{mask.name} does not lie on the scan's voxels; run again or choose another mask"
-        )
-    array = np.asarray(volume.array)
-    if array.shape == scan.shape:
-        return array
-    whole = np.zeros(scan.shape, array.dtype)
-    whole[tuple(slice(a, b) for a, b in zip(start, stop, strict=True))] = array
-    return whole

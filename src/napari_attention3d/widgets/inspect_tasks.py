@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,7 +52,8 @@ class Question:
     voxel: tuple[float, float, float]
     kind: Kind = "row"
     centred: bool = False
-    mask: Volume | None = None
+    mask: Callable[[], Volume] | None = None
+    """Reads the label that is asked about."""
     with_lines: bool = False
 
 
@@ -211,9 +212,8 @@ def prepare_job(
 def _answer(record: RunRecord, question: Question, replay: Replay) -> Asked:
     from ..attention.ask import ALL_SCALES, ask, lines
 
-    answer = ask(
-        replay, question.voxel, question.kind, centred=question.centred, mask=question.mask
-    )
+    mask = None if question.mask is None else question.mask()
+    answer = ask(replay, question.voxel, question.kind, centred=question.centred, mask=mask)
     targets = None
     if question.with_lines and question.kind == "row":
         targets = lines(replay, answer, ALL_SCALES)
