@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 SIZE = (1360, 960)
-PANEL = 760
+PANEL = 640
 """Edge of a part of a figure, in pixels."""
 EDGE = 600
 """Edge of the canvas on the screen."""
@@ -163,7 +163,7 @@ class Figures:
         wait_until(lambda: not panel.runs.is_busy)
         print(section.result_label.text())
         section.layer().mode = "pan_zoom"
-        self.viewer.reset_view()
+        self.nearer()
         settle(800)
         self.save([self.canvas(1.5)], "inspect-paint.png", names=False)
 
@@ -180,12 +180,15 @@ class Figures:
             entry.layer.visible = False
         mask = self.panel.runs.mask_layer()
         self.scan.opacity, mask.contour, mask.opacity = 1.0, 1, 1.0
+        self.nearer()
         parts = [self.canvas()]
-        gate = gates[0].layer
-        gate.visible, gate.opacity, self.scan.opacity = True, 0.55, 0.75
+        gate, blending = gates[0].layer, gates[0].layer.blending
+        # In place of adding up: a gate that is open all over would make the scan white.
+        gate.visible, gate.opacity, gate.blending = True, 0.6, "translucent_no_depth"
         mask.visible = False
+        self.nearer()
         parts.append(self.canvas())
-        mask.visible = True
+        mask.visible, gate.blending = True, blending
         self.panel.view.dark_box.setChecked(True)
         self.in_3d(angles, zoom=0.95)
         self.grey_mask(0.3)
@@ -216,12 +219,18 @@ class Figures:
 
     def in_3d(self, angles: tuple[float, float, float], zoom: float) -> None:
         """Turn to 3D, all in view."""
+        self.viewer.dims.order = (0, 1, 2)
         self.viewer.dims.ndisplay = 3
         camera = self.viewer.scene.camera
         camera.orientation = ("towards", "up", "right")
         self.viewer.reset_view()
         camera.angles = angles
         camera.zoom *= zoom
+
+    def nearer(self) -> None:
+        """Let the scan fill the canvas."""
+        self.viewer.reset_view()
+        self.viewer.scene.camera.zoom *= 1.15
 
     def in_2d(self) -> None:
         """Turn back, the mask in its colours."""

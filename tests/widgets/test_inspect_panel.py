@@ -303,13 +303,13 @@ def test_the_mouse_is_followed_within_a_kept_tile(qtbot, viewer, scan, glance, i
     form = panel.asking.form
     form.hover_box.setChecked(True)
     panel.asking.probe.switch(True)
-    rest(panel, scan, (9, 12, 14))
+    rest(panel, scan, (9, 12, 22))
     assert "Click once here" in panel.runs.status.text
     assert not asked_layers(viewer)
-    ask(qtbot, panel, (9, 12, 14))
+    ask(qtbot, panel, (9, 12, 22))
     before = asked_layers(viewer)["asked"][0].data.copy()
-    rest(panel, scan, (9, 12, 15))
-    assert panel.asking.last.question.voxel == pytest.approx((9, 12, 15))
+    rest(panel, scan, (9, 12, 20))  # in the same tile
+    assert panel.asking.last.question.voxel == pytest.approx((9, 12, 20))
     assert not np.array_equal(asked_layers(viewer)["asked"][0].data, before)
     form.hover_box.setChecked(False)
     panel.asking._on_move(SimpleNamespace(dims_displayed=[1, 2]))

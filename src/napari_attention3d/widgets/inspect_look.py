@@ -39,6 +39,8 @@ _GROUPS = (
 )
 _PARTS = ("asked-outline", "asked-place", "asked-lines")
 _FROM = re.compile(r"^(.*) from (\d+) %$")
+_NUMBER = re.compile(r" \[\d+\]$")
+"""What napari puts behind a name that is there already."""
 _SAMPLE = 2**19
 _LARGE = 2**24
 
@@ -118,7 +120,7 @@ def _part_of_name(layer: Layer, part: str) -> str:
 
 def _title(layer: Layer) -> str:
     """Name without the scan's and the model's, which mostly are the same for all."""
-    title = str(layer.name.rsplit(" · ", 1)[-1])
+    title = _NUMBER.sub("", str(layer.name.rsplit(" · ", 1)[-1]))
     for head in ("guided attention, ", "attention "):
         title = title.removeprefix(head)
     pin = layer.metadata.get(KEY, {}).get("pin")
