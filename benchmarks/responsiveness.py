@@ -190,7 +190,7 @@ def refine(widget, gaps, size):
     settle(500)
     gaps.note("refine: learning")
     gaps.start("refine: taking back")
-    panel.undo()
+    panel.history.undo()
     settle(500)
     gaps.note("refine: taking back")
     gaps.start("refine: ending")

@@ -158,7 +158,7 @@ def _correct(dock) -> None:
             layer.data_setitem((np.full(count, z), np.full(count, y), np.arange(x0, x1)), value)
     panel.learn()
     wait(lambda: not panel.is_busy and len(panel.session.rounds) > 1, "learning")
-    panel.undo()
+    panel.history.undo()
     panel.close_session()
     panel.start_form.discard_button.click()
     wait(lambda: not list(Path(os.environ["NAPARI_ATTENTION3D_SESSIONS"]).iterdir()), "discarding")

@@ -62,8 +62,20 @@ def test_from_nothing_in_seconds(run, case):
     assert done.json["model"] is None
 
 
-def test_a_model_is_trained_saved_and_left_as_it_was(run, case, tiny_model):
-    folder, _ = case
+@pytest.fixture
+def whatever_it_says(monkeypatch):
+    """Let a trained network be taken, or lose, whatever two steps make of an untrained one."""
+
+    def choose(taken):
+        from napari_attention3d.correction import learn, refine_round
+
+        monkeypatch.setattr(refine_round, "MOVED", 2.0 if taken else -1.0)
+        monkeypatch.setattr(learn, "DRIFT", 2.0)
+
+    return choose
+
+
+def trained(run, folder, tiny_model):
     before = tiny_model.read_bytes()
     done = run(
         *words(
@@ -84,15 +96,45 @@ def test_a_model_is_trained_saved_and_left_as_it_was(run, case, tiny_model):
     assert done.code == 0, done.err
     assert tiny_model.read_bytes() == before
     assert (folder / "saved.session" / "session.json").is_file()
-    kinds = [r["kind"] for r in done.json["rounds"]]
-    if done.json["model"] is None:  # it measured worse: said, and nothing saved
-        assert kinds == ["start", "fast"]
-        assert "measured worse" in done.err
-    else:
-        assert kinds == ["start", "fast", "network"]
-        saved = load_model(folder / "better.safetensors")
-        assert saved.card.name == "better"
-        assert saved.card.class_names == load_model(tiny_model).card.class_names
+    assert (folder / "mask.nii.gz").is_file()
+    return done
+
+
+def test_a_model_is_trained_saved_and_left_as_it_was(run, case, tiny_model, whatever_it_says):
+    folder, _ = case
+    whatever_it_says(taken=True)
+    done = trained(run, folder, tiny_model)
+    assert [r["kind"] for r in done.json["rounds"]] == ["start", "fast", "network"]
+    assert done.json["model"] == str(folder / "better.safetensors")
+    saved = load_model(folder / "better.safetensors")
+    assert saved.card.name == "better"
+    assert saved.card.class_names == load_model(tiny_model).card.class_names
+
+
+def test_a_network_that_measures_worse_is_not_saved(run, case, tiny_model, whatever_it_says):
+    folder, _ = case
+    whatever_it_says(taken=False)
+    done = trained(run, folder, tiny_model)
+    assert [r["kind"] for r in done.json["rounds"]] == ["start", "fast"]
+    assert done.json["model"] is None
+    assert "measured worse" in done.err
+    assert not (folder / "better.safetensors").exists()
+
+
+def test_255_is_background_in_strokes_of_any_type(run, case):
+    folder, _ = case
+    painted = read_volume(folder / "strokes.nii.gz")
+    wide = Volume(np.asarray(painted.array).astype(np.uint16), painted.geometry)
+    write_volume(folder / "strokes.nii.gz", wide)
+    done = run(*words(folder, "--no-network"))
+    assert done.code == 0, done.err
+    assert int(read_volume(folder / "mask.nii.gz").array.max()) == 1  # not 255 classes
+    array = np.asarray(painted.array).astype(np.uint16)
+    array[0, 0, 0] = 65535
+    write_volume(folder / "strokes.nii.gz", Volume(array, painted.geometry))
+    done = run(*words(folder, "--no-network", "--overwrite"))
+    assert done.code == 2
+    assert "name the classes" in done.err
 
 
 @pytest.mark.parametrize(

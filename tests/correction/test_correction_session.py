@@ -7,6 +7,7 @@ import pytest
 
 from napari_attention3d.correction import learn
 from napari_attention3d.correction import session as session_module
+from napari_attention3d.correction.learn import NetworkState
 from napari_attention3d.correction.session import CorrectionSession
 from napari_attention3d.errors import InputError, OutOfMemory
 from napari_attention3d.volumes.volume import Volume
@@ -92,8 +93,21 @@ def test_parts_written_while_it_learns_are_no_edits(session, finish):
     learn_once(session, finish)
     mask = session.labels
     mask[3:5] = 2
-    session.note_written(mask[3:5], 3)
+    session.note_written(mask[3:5], (3, 0, 0))
     assert session.take_mask_edits(mask) is None
+    mask[7:9, 2:4, 5:] = 1
+    session.note_written(mask[7:9, 2:4, 5:], (7, 2, 5))
+    assert session.take_mask_edits(mask) is None
+
+
+def test_edits_are_looked_for_in_a_part_alone(session, finish):
+    learn_once(session, finish)
+    mask = session.labels
+    mask[3, 4, 5] = mask[8, 4, 5] = 2
+    part = (slice(2, 5), slice(0, 20), slice(1, 22))
+    assert session.take_mask_edits(mask, part).voxels.tolist() == [[3, 4, 5]]
+    assert session.take_mask_edits(mask, part) is None
+    assert session.take_mask_edits(mask).voxels.tolist() == [[8, 4, 5]]
 
 
 def test_edits_with_an_unknown_label_or_of_another_layer_change_nothing(session, finish):
@@ -111,7 +125,20 @@ def test_edits_with_an_unknown_label_or_of_another_layer_change_nothing(session,
 
 def test_a_patch_gets_the_strokes_of_now(session):
     session.add_stroke([[4, 0, 0]], 2)
-    assert session.merged(np.zeros((2, 20, 22), np.uint8), 4)[0, 0, 0] == 2
+    assert session.merged(np.zeros((2, 20, 22), np.uint8), (4, 0, 0))[0, 0, 0] == 2
+    assert session.merged(np.zeros((2, 3, 4), np.uint8), (3, 0, 0))[1, 0, 0] == 2
+
+
+def test_late_strokes_are_told_with_what_the_mask_shows_there(session, finish):
+    learn_once(session, finish)
+    session.approve_slice(6)
+    before = len(session.strokes)
+    session.add_stroke([[6, 0, 0], [6, 0, 1], [2, 0, 0], [2, 0, 1]], [2, 255, 1, 255])
+    session.add_stroke([[6, 0, 0], [2, 0, 0]], 0)  # erased again
+    voxels, values = session.strokes_since(before)
+    assert len(voxels) == 6
+    np.testing.assert_array_equal(session.labels[tuple(voxels.T)], values)
+    assert len(session.strokes_since(before + 2)[0]) == 0
 
 
 # approvals
@@ -129,6 +156,16 @@ def test_approved_voxels_stay_and_flips_are_told(session, truth, finish):
     assert made.record.flipped == len(flips) > 0
     assert set(flips[:, 0]) == {6}
     assert "approved voxels" in made.record.warnings[-1]
+
+
+def test_flips_are_found_group_by_group(session, finish):
+    learn_once(session, finish)
+    session.approve_slice(6)
+    assert session.flips() == []
+    predicted = session.predicted
+    for z, y, x in ((6, 1, 1), (6, 1, 2), (6, 1, 3), (6, 18, 20)):
+        predicted[z, y, x] = (predicted[z, y, x] + 1) % 3
+    assert session.flips() == [(6, 1, 2), (6, 18, 20)]
 
 
 def test_repainting_what_was_approved_is_no_flip(session, finish):
@@ -224,6 +261,39 @@ def test_old_rounds_keep_labels_only(session, finish, monkeypatch):
     assert session.rounds[3].state is not None
     session.go_to(1)
     learn_once(session, finish)  # still works from there
+
+
+def test_old_rounds_drop_their_networks_too_unless_a_later_one_uses_them(
+    session, finish, monkeypatch
+):
+    monkeypatch.setattr("napari_attention3d.correction.rounds.KEPT_ROUNDS", 1)
+    state = {k: v.numpy() for k, v in session.current_model().network.state_dict().items()}
+    shares = np.full((3, *session.shape), 1 / 3, np.float16)
+    for trained in (True, False, True, False, False):
+        learned = finish(session.learn_job())
+        learned.network = NetworkState(state, shares) if trained else None
+        session.apply(learned)
+    assert [r.record.network for r in session.rounds] == [None, 1, 1, 3, 3, 3]
+    held = [r.network is not None for r in session.rounds]
+    assert held == [False, False, False, True, True, True]
+
+
+def test_of_an_erased_stroke_nothing_is_left(session, finish):
+    learn_once(session, finish)
+    fresh = session.shown_round.state.probabilities
+    wrong = [[z, y, x] for z in range(3, 9) for y in range(4, 12) for x in range(4, 13)]
+    session.add_stroke(wrong, 2)
+    learn_once(session, finish)
+    assert (session.predicted[5, 6:10, 6:11] == 2).all()
+    over = session.corrections.copy()
+    over[3:9, 4:12, 4:13] = 0
+    over[6, 8, 5:12] = 1
+    session.paint(over)
+    made = learn_once(session, finish)
+    left = np.abs(made.state.probabilities - fresh)[:, 3:9, 4:12, 4:13]
+    assert left.mean() < 0.1  # as at first, but that its strokes have other numbers
+    assert (session.predicted[5, 6:10, 6:11] == 1).all()
+    assert session.strokes.counts() == {1: 1, 2: 1, 255: 1}
 
 
 # where to look

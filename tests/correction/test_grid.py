@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from napari_attention3d.correction.grid import WorkGrid, choose_work_grid
 
@@ -35,6 +36,19 @@ def test_expanding_parts_gives_what_expanding_all_gives():
     for first, last in ((0, 2), (2, 7), (5, 9)):
         np.testing.assert_allclose(grid.expand(small, first, last), whole[:, first:last], atol=1e-6)
     np.testing.assert_allclose(whole[:, 4, 0, 0], small[:, 1, 0, 0], atol=0.6)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_expanding_across_any_axis_gives_what_expanding_all_gives(axis):
+    grid = WorkGrid((9, 8, 7), (3, 2, 2))
+    small = np.random.default_rng(2).random((2, *grid.work_shape)).astype(np.float32)
+    whole = grid.expand(small, 0, 9)
+    for first, last in ((0, 2), (2, 7), (5, grid.shape[axis])):
+        wanted = np.take(whole, range(first, last), axis=1 + axis)
+        np.testing.assert_allclose(grid.expand(small, first, last, axis), wanted, atol=1e-6)
+        low, high = grid.blocks_between(first, last, axis)
+        part = np.take(small, range(low, high), axis=1 + axis)
+        np.testing.assert_allclose(grid.expand(part, first, last, axis, low), wanted, atol=1e-6)
 
 
 def test_voxels_find_their_blocks():

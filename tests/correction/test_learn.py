@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -41,7 +42,7 @@ def painted_of(truth, count, seed=0) -> Painted:
 
 def test_a_round_learns_and_shows_the_viewed_planes_first(head, grid, truth, monkeypatch):
     monkeypatch.setattr("napari_attention3d.correction.fast_head.SLAB_VOXELS", 2 * 20 * 22)
-    patches, job = [], learn_job(head, grid, painted_of(truth, 6), focus=9)
+    patches, job = [], learn_job(head, grid, painted_of(truth, 6), focus=(9, 3, 3))
     while True:
         try:
             step = next(job)
@@ -50,17 +51,92 @@ def test_a_round_learns_and_shows_the_viewed_planes_first(head, grid, truth, mon
             break
         if isinstance(step.partial, Patch):
             patches.append(step.partial)
-    assert [p.first for p in patches] == [8]
+    assert [p.start for p in patches if not p.final] == [(8, 0, 0)]
     assert patches[0].labels.shape == (2, 20, 22)
+    assert not patches[0].final
     assert (learned.labels == truth).mean() > 0.9
     assert learned.strokes == 6
     assert learned.score is None
     np.testing.assert_allclose(learned.state.probabilities.sum(0), 1, atol=1e-5)
 
 
+@pytest.mark.parametrize("factors", [(1, 1, 1), (2, 3, 2)])
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_the_mask_comes_slab_by_slab_from_the_plane_in_view(
+    scan, truth, monkeypatch, factors, axis
+):
+    """Whichever way the scan is looked at; together the slabs are the round's mask."""
+    monkeypatch.setattr("napari_attention3d.correction.fast_head.SLAB_VOXELS", 1)
+    monkeypatch.setattr("napari_attention3d.correction.learn.PATCH_VOXELS", 2 * truth.size // 20)
+    grid = WorkGrid(truth.shape, factors)
+    *_, features = scan_features(grid.reduce(scan.array), factors)
+    head = FastHead(features, 3, threads=1)
+    focus = (9.0, 3.0, 17.0)
+    patches, job = [], learn_job(head, grid, painted_of(truth, 6), focus=focus, axis=axis)
+    while True:
+        try:
+            step = next(job)
+        except StopIteration as stop:
+            learned = stop.value
+            break
+        patches += [step.partial] * (step.partial is not None)
+    quick, *final = patches
+    assert not quick.final
+    assert all(one.final for one in final)
+    for first in (quick, final[0]):  # they hold all of the plane in view
+        stop = first.start[axis] + first.labels.shape[axis]
+        assert first.start[axis] <= focus[axis] < stop
+        rest = [n for a, n in enumerate(truth.shape) if a != axis]
+        assert [n for a, n in enumerate(first.labels.shape) if a != axis] == rest
+    middles = [p.start[axis] + p.labels.shape[axis] / 2 for p in final]
+    apart = [abs(middle - focus[axis]) for middle in middles]
+    assert len(final) > 3
+    assert all(b >= a - 2 for a, b in itertools.pairwise(apart))
+    built = np.full(truth.shape, 99)
+    for patch in final:
+        where = tuple(slice(a, a + n) for a, n in zip(patch.start, patch.labels.shape, strict=True))
+        assert (built[where] == 99).all()  # none twice
+        built[where] = patch.labels
+    np.testing.assert_array_equal(built, learned.labels)
+
+
+def test_the_axis_of_the_view_changes_nothing_in_the_mask(scan, truth, finish):
+    grid = WorkGrid(truth.shape, (2, 3, 2))
+    rng = np.random.default_rng(0)
+    detail = rng.random((3, *truth.shape)).astype(np.float32)
+    detail /= detail.sum(0)
+    *_, features = scan_features(grid.reduce(scan.array), (2, 3, 2))
+    head = FastHead(features, 3, grid.reduce(detail), threads=1)
+    masks = [
+        finish(learn_job(head, grid, painted_of(truth, 6), detail=detail, axis=axis)).labels
+        for axis in range(3)
+    ]
+    for mask in masks[1:]:
+        assert (mask == masks[0]).mean() > 0.999  # ties of rounding
+
+
+def test_nothing_final_is_shown_of_a_result_that_a_check_calls_lost(head, grid, truth):
+    def lose(result):
+        result.lost = True
+
+    job = learn_job(head, grid, painted_of(truth, 6), check=lose)
+    shown = [step.partial for step in job if step.partial is not None]
+    assert [patch.final for patch in shown] == [False]
+
+
+def test_of_erased_strokes_nothing_is_remembered(head, grid, truth, finish):
+    few = painted_of(truth, 6)
+    other = np.zeros((3, *truth.shape), np.float32)
+    other[2] = 1  # an earlier round that said "bar" everywhere
+    fresh = finish(learn_job(head, grid, few)).state.probabilities
+    again = finish(learn_job(head, grid, few, Previous(other, 8), erased=True))
+    np.testing.assert_array_equal(again.state.probabilities, fresh)
+    assert not again.lost  # that much changes is what was asked for
+
+
 def test_patches_have_strokes_and_approvals_over_them(head, grid, truth):
     job = learn_job(
-        head, grid, painted_of(truth, 3), merge=lambda labels, first: np.full_like(labels, 2)
+        head, grid, painted_of(truth, 3), merge=lambda labels, start: np.full_like(labels, 2)
     )
     shown = [step.partial for step in job if step.partial is not None]
     assert (shown[0].labels == 2).all()

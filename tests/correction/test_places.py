@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from napari_attention3d.correction.places import APART, doubt, worst_place
+from napari_attention3d.correction.places import APART, doubt, group_voxels, worst_place
 
 NOWHERE = np.empty((0, 3), np.intp)
 
@@ -40,3 +40,11 @@ def test_no_place_is_left_where_all_is_seen_or_painted():
     flat[0, 0, 0] = 2
     assert worst_place(flat, NOWHERE, NOWHERE) == (0, 0, 0)
     assert worst_place(flat, NOWHERE, np.array([[1, 1, 1]])) != (0, 0, 0)
+
+
+def test_touching_voxels_are_one_group_and_the_largest_comes_first():
+    assert group_voxels(np.empty((0, 3), np.intp)) == []
+    voxels = np.array([[9, 9, 9], [2, 3, 4], [2, 4, 5], [2, 5, 6], [9, 9, 7]])
+    first, *others = group_voxels(voxels)
+    assert first == (2, 4, 5)
+    assert sorted(others) == [(9, 9, 7), (9, 9, 9)]

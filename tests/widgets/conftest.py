@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import gc
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
 
 
 def tiny_card(name="tiny", **changes):
@@ -134,3 +138,24 @@ def tools():
     return SimpleNamespace(
         save_tiny=save_tiny, open_dock=open_dock, run_to_end=run_to_end, choose_model=choose_model
     )
+
+
+@pytest.fixture
+def correct_folders(tmp_path, monkeypatch):
+    """Sessions and models of the Correct tab in folders of the test's own."""
+    monkeypatch.setenv("NAPARI_ATTENTION3D_SESSIONS", str(tmp_path / "sessions"))
+    monkeypatch.setenv("NAPARI_ATTENTION3D_MODELS", str(tmp_path / "models"))
+
+
+@pytest.fixture
+def panel(qtbot, viewer, correct_folders):
+    """The Correct tab over a small scan."""
+    from correct_helpers import add_scan, cell_scan, make_panel
+
+    add_scan(viewer, cell_scan())
+    made = make_panel(qtbot, viewer)
+    yield made
+    made.cancel()
+    made.close_down()
+    made.runner.stop()
+    assert made.runner.join()

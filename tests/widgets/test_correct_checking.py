@@ -8,7 +8,6 @@ from qtpy.QtWidgets import QFileDialog
 
 from napari_attention3d.geometry import Geometry
 from napari_attention3d.volumes import Volume
-from napari_attention3d.widgets import correct_checking
 from napari_attention3d.widgets.correct_panel import CorrectPanel
 from napari_attention3d.widgets.layer_chooser import LayerChooser
 from napari_attention3d.widgets.layers import volume_to_layer_data
@@ -71,6 +70,11 @@ def said(panel):
     return panel.status.label.text()
 
 
+def approve(qtbot, panel, what):
+    panel.checking.approve(what)
+    qtbot.waitUntil(lambda: not panel.is_busy, timeout=WAIT)
+
+
 def approved(panel):
     """Which voxels are; none before the first approval and after all were withdrawn."""
     approval = panel.session.approval
@@ -80,12 +84,38 @@ def approved(panel):
 # ---- approving
 
 
+def test_approving_is_worked_out_and_saved_beside_the_window(qtbot, panel):
+    """A large scan takes seconds; nothing holds before the window takes it."""
+    import threading
+
+    from napari_attention3d.correction.session import CorrectionSession
+    from napari_attention3d.widgets.correct_sessions import sessions_folder
+
+    begin(qtbot, panel)
+    threads = []
+    saved = panel.session.saved
+    real = saved.write_approval
+
+    def look(*args):
+        threads.append(threading.current_thread())
+        return real(*args)
+
+    saved.write_approval = look
+    approve(qtbot, panel, "all")
+    assert threads
+    assert threading.main_thread() not in threads
+    assert approved(panel).all()
+    (folder,) = sessions_folder().iterdir()
+    again = CorrectionSession.resume(folder, panel.session.scan)
+    assert again.approval.voxels.all()
+
+
 def test_all_is_approved_and_withdrawn(qtbot, panel):
     begin(qtbot, panel)
-    panel.checking.approve("all")
+    approve(qtbot, panel, "all")
     assert approved(panel).all()
     assert said(panel) == "The whole mask is approved and stays; only a stroke changes it"
-    panel.checking.approve("withdraw")
+    approve(qtbot, panel, "withdraw")
     assert not approved(panel).any()
     assert "Nothing is approved any more" in said(panel)
 
@@ -94,12 +124,12 @@ def test_the_label_that_is_painted_is_approved(qtbot, panel):
     link = begin(qtbot, panel)
     labels = np.asarray(panel.session.labels)
     link.layers.strokes.selected_label = link.marker
-    panel.checking.approve("label")
+    approve(qtbot, panel, "label")
     assert said(panel).startswith("Every voxel of “background” is approved")
     np.testing.assert_array_equal(approved(panel), labels == 0)
-    panel.checking.approve("withdraw")
+    approve(qtbot, panel, "withdraw")
     link.layers.strokes.selected_label = 2
-    panel.checking.approve("label")
+    approve(qtbot, panel, "label")
     assert said(panel).startswith("Every voxel of “wall” is approved")
     np.testing.assert_array_equal(approved(panel), labels == 2)
 
@@ -117,7 +147,7 @@ def test_the_slice_in_view_is_approved_on_the_scans_own_grid(
     voxel[hidden] = own
     world = panel.link.source.volume.geometry.to_world(voxel)
     viewer.dims.set_point(hidden, float(world[hidden]))
-    panel.checking.approve("slice")
+    approve(qtbot, panel, "slice")
     expected = np.zeros(SHAPE, bool)
     expected[(slice(None),) * hidden + (own,)] = True
     np.testing.assert_array_equal(approved(panel), expected)
@@ -128,7 +158,7 @@ def test_beside_the_scan_there_is_no_slice_to_approve(qtbot, viewer, panel):
     begin(qtbot, panel)
     viewer.add_image(np.zeros((40, 10, 12), np.float32), name="longer")
     viewer.dims.set_point(0, 30)
-    panel.checking.approve("slice")
+    approve(qtbot, panel, "slice")
     assert "outside the scan" in said(panel)
     assert not approved(panel).any()
 
@@ -137,7 +167,7 @@ def test_beside_the_scan_there_is_no_slice_to_approve(qtbot, viewer, panel):
 def test_in_3d_there_is_no_slice_in_view(qtbot, viewer, panel, what):
     begin(qtbot, panel)
     viewer.dims.ndisplay = 3
-    panel.checking.approve(what)
+    approve(qtbot, panel, what)
     assert "2D view" in said(panel)
     assert not approved(panel).any()
 
@@ -148,20 +178,20 @@ def test_what_the_canvas_shows_is_approved(qtbot, viewer, panel, monkeypatch):
     begin(qtbot, panel)
     seen = ((1, 4), (2, 6), (0, 12))
     monkeypatch.setattr(correct_view, "region_in_view", lambda *_: seen)
-    panel.checking.approve("region")
+    approve(qtbot, panel, "region")
     expected = np.zeros(SHAPE, bool)
     expected[1:4, 2:6] = True
     np.testing.assert_array_equal(approved(panel), expected)
     assert said(panel).startswith("What the canvas shows is approved")
-    panel.checking.approve("withdraw")
+    approve(qtbot, panel, "withdraw")
     # All of the scan in view: no region, but a place.
     monkeypatch.setattr(correct_view, "region_in_view", lambda *_: None)
     monkeypatch.setattr(correct_view, "focus_in_view", lambda *_: None)
-    panel.checking.approve("region")
+    approve(qtbot, panel, "region")
     assert "press Home" in said(panel)
     assert not approved(panel).any()
     monkeypatch.setattr(correct_view, "focus_in_view", lambda *_: (1, 1, 1))
-    panel.checking.approve("region")
+    approve(qtbot, panel, "region")
     assert approved(panel).all()
 
 
@@ -269,4 +299,8 @@ def test_a_model_is_saved_under_its_right_ending(qtbot, panel, monkeypatch, tmp_
         panel.checking.save_model()
     assert saved == [tmp_path / "mine.v2.safetensors"]
     assert f"Saved {saved[0]}" in said(panel)
-    assert correct_checking.Checking is type(panel.checking)
+    again = tmp_path / "mine.safetensors"
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_: (str(again), ""))
+    with qtbot.waitSignal(panel.model_saved, timeout=WAIT):
+        panel.checking.save_model()
+    assert saved[1:] == [again]  # an ending that is right stays

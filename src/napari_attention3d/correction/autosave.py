@@ -11,37 +11,48 @@
                             weights.safetensors and network.zarr (if a network was trained)
 
 Probabilities are uint8, 255 is 1. Every file and folder appears by a rename and goes by
-one, so a killed program loses at most what it was just writing.
+one, so a killed program loses at most what it was just writing. What is large is written
+beside its place by the worker (`next`), and put there when the window takes the result.
 """
 
 from __future__ import annotations
 
 import json
 import secrets
-import shutil
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import zarr
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save
+from safetensors.numpy import save as as_bytes
 
-from ..errors import InputError
+from ..errors import InputError, OutputError
 from ..models.store import Model, load_model, save_model
 from ..volumes.atomic import atomic_folder, atomic_path
 from ..volumes.volume import Volume
-from .learn import NetworkState, Previous
+from .autosave_arrays import (
+    load,
+    load_shares,
+    numbered,
+    read_json,
+    read_tensors,
+    save,
+    save_shares,
+    sweep,
+)
+from .autosave_rounds import SavedKind, SavedRounds, Weights, write_round
+from .encoding import class_type
 from .merge import Approval
 from .rounds import Round, RoundRecord
-from .strokes import Stroke
+from .strokes import Stroke, checked_stroke
 
 __all__ = ["About", "Autosave"]
 
 FORMAT = 1
+NEXT = "next"
+"""Folder of what is written but does not hold yet."""
 Labels = npt.NDArray[Any]
 
 
@@ -50,7 +61,7 @@ class About:
     """What a session belongs to."""
 
     scan: str
-    shape: tuple[int, ...]
+    shape: tuple[int, int, int]
     classes: tuple[str, ...]
 
 
@@ -61,10 +72,17 @@ class Autosave:
     ----------
     folder
         Its parent must exist.
+
+    Attributes
+    ----------
+    problems
+        What was damaged and left out in reading, in words.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
+        self.problems: list[str] = []
+        self._rounds: SavedRounds | None = None
 
     @staticmethod
     def is_session(folder: Path) -> bool:
@@ -106,9 +124,9 @@ class Autosave:
             for name in ("strokes", "rounds", "approval", "start"):
                 (folder / name).mkdir()
             first = Round(RoundRecord(0, 0, "start"), labels, None)
-            _write_round(folder / "rounds" / _number(0), first, new_network=False)
+            write_round(folder / "rounds" / _number(0), first, new_network=False)
             if probabilities is not None:
-                _save(folder / "start" / "probabilities.zarr", _shares(probabilities))
+                save_shares(folder / "start" / "probabilities.zarr", probabilities)
             if model is not None:
                 save_model(folder / "start" / "model.safetensors", model.network, model.card)
             (folder / "current.json").write_text(json.dumps({"current": 0}))
@@ -123,12 +141,15 @@ class Autosave:
             If there is no session, or the scan's shape is another.
         """
         try:
-            stored = json.loads((self.folder / "session.json").read_text())
-            about = About(stored["scan"], tuple(stored["shape"]), tuple(stored["classes"]))
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            stored = read_json(self.folder / "session.json")
+        except InputError as error:
             raise InputError(f"{self.folder} holds no session that can be read") from error
-        if stored.get("format") != FORMAT:
+        version = stored.get("format")
+        if isinstance(version, int) and version > FORMAT:
             raise InputError(f"{self.folder} is of a newer version; update this program")
+        about = _about(stored)
+        if about is None or version != FORMAT:
+            raise InputError(f"{self.folder} holds no session that can be read")
         if scan is not None and about.shape != scan.geometry.shape:
             raise InputError(
                 f"the session is of {about.scan!r}, shape {about.shape}; {scan.name!r} has "
@@ -137,12 +158,27 @@ class Autosave:
         return about
 
     def start_probabilities(self) -> npt.NDArray[np.float16] | None:
-        """What the model said at the start, or None."""
+        """What the model said at the start, or None.
+
+        Raises
+        ------
+        InputError
+            If it is damaged.
+        """
         path = self.folder / "start" / "probabilities.zarr"
-        return _load_shares(path, np.float16) if path.exists() else None
+        if not path.exists():
+            return None
+        about = self.about()
+        return load_shares(path, (len(about.classes), *about.shape), np.float16)
 
     def start_model(self) -> Model | None:
-        """The model as it was at the start, or None."""
+        """The model as it was at the start, or None.
+
+        Raises
+        ------
+        Attention3DError
+            If it is damaged.
+        """
         path = self.folder / "start" / "model.safetensors"
         return load_model(path) if path.exists() else None
 
@@ -151,7 +187,7 @@ class Autosave:
     def add_stroke(self, stroke: Stroke) -> None:
         """Append a stroke."""
         # safetensors writes the buffer as it lies in memory
-        payload = save(
+        payload = as_bytes(
             {
                 "voxels": np.ascontiguousarray(stroke.voxels),
                 "values": np.ascontiguousarray(stroke.values),
@@ -167,34 +203,62 @@ class Autosave:
         Raises
         ------
         InputError
-            If a file is damaged.
+            If a file is damaged, or paints outside the scan or no class.
         """
-        for path in _numbered(self.folder / "strokes"):
+        about = self.about()
+        for path in numbered(self.folder / "strokes"):
             try:
-                stored = load_file(path)
-                yield Stroke(stored["voxels"], stored["values"])
-            except (SafetensorError, OSError, KeyError) as error:
-                raise InputError(f"the stroke {path} is damaged; remove this file") from error
+                stored = read_tensors(path, {"voxels": (-1, 3), "values": (-1,)})
+                voxels, values = stored["voxels"], stored["values"]
+                if voxels.dtype.kind not in "iu" or values.dtype.kind not in "iu":
+                    raise InputError("its numbers are no integers")
+                if len(voxels) != len(values):
+                    raise InputError("a voxel has no value")
+                yield checked_stroke(about.shape, len(about.classes), voxels, values)
+            except InputError as error:
+                raise InputError(
+                    f"the stroke {path} is damaged; remove this file ({error})"
+                ) from error
 
-    def approve(self, approval: Approval) -> None:
-        """Save what is approved."""
+    def write_approval(self, approval: Approval | None, shape: Sequence[int]) -> None:
+        """Save what is approved; it holds once `keep_approval` was called.
+
+        Parameters
+        ----------
+        approval
+            None: nothing.
+        shape
+            The scan's.
+        """
         folder = self.folder / "approval"
-        old, number = _numbered(folder), _next(folder)
-        known = np.where(approval.voxels, approval.labels.astype(np.int32) + 1, 0)
-        with atomic_folder(folder / f"{_number(number)}.zarr") as path:
-            _save(path / "a", known.astype(np.uint32))
+        known = np.zeros(tuple(shape), np.uint32)
+        if approval is not None:
+            known = np.where(approval.voxels, approval.labels.astype(np.uint32) + 1, 0)
+        sweep(folder)
+        with atomic_folder(folder / NEXT) as path:
+            save(path / "a", known.astype(np.uint32))
+
+    def keep_approval(self) -> None:
+        """Let what `write_approval` wrote hold."""
+        folder = self.folder / "approval"
+        old, number = numbered(folder), _next(folder)
+        _place(folder / NEXT, folder / f"{_number(number)}.zarr")
         for path in old:
-            _remove(path)
+            _put_aside(path)
 
     def approval(self) -> Approval | None:
-        """What is approved, or None."""
-        found = _numbered(self.folder / "approval")
-        if not found:
-            return None
-        known = _load(found[-1] / "a")
-        voxels = known > 0
-        labels = np.where(voxels, known - 1, 0)
-        return Approval(voxels, labels.astype(np.uint16)) if voxels.any() else None
+        """What is approved, or None; what is damaged is left out, and `problems` says so."""
+        about = self.about()
+        for path in reversed(numbered(self.folder / "approval")):
+            try:
+                known = load(path / "a", about.shape, [np.uint32])
+            except InputError as error:
+                self.problems.append(f"what was approved is lost: {error}")
+                continue
+            voxels = (known > 0) & (known <= len(about.classes))
+            labels = np.where(voxels, known - 1, 0).astype(class_type(len(about.classes)))
+            return Approval(voxels, labels) if voxels.any() else None
+        return None
 
     # rounds
 
@@ -208,35 +272,57 @@ class Autosave:
         new_network
             Whether its network was trained in it, and not in an earlier round.
         """
-        number = made.record.number
-        for path in reversed(_numbered(self.folder / "rounds")):
+        self.write_round(made, new_network=new_network)
+        self.keep_round(made.record.number)
+
+    def write_round(self, made: Round, *, new_network: bool) -> None:
+        """Save a round; nothing is seen of it until `keep_round` was called.
+
+        Raises
+        ------
+        OutputError
+            If it can't be written.
+        """
+        rounds = self.folder / "rounds"
+        sweep(rounds)
+        with atomic_folder(rounds / NEXT) as folder:
+            write_round(folder, made, new_network=new_network)
+
+    def keep_round(self, number: int) -> None:
+        """Make what `write_round` wrote round `number`, the current one; later ones go."""
+        rounds = self.folder / "rounds"
+        for path in reversed(numbered(rounds)):
             if int(path.name) >= number:
-                _remove(path)
-        with atomic_folder(self.folder / "rounds" / _number(number)) as folder:
-            _write_round(folder, made, new_network=new_network)
+                _put_aside(path)
+        _place(rounds / NEXT, rounds / _number(number))
         self.set_current(number)
 
-    def rounds(self) -> list[Round]:
-        """All rounds in order, as far as none is missing.
+    def rounds(self, kind: SavedKind, weights: Callable[[], Weights]) -> list[Round]:
+        """All rounds in order, as far as none is missing or damaged; `problems` says why not all.
+
+        Parameters
+        ----------
+        kind, weights
+            See `SavedRounds`.
 
         Raises
         ------
         InputError
             If not even the first one can be read.
         """
-        found: list[Round] = []
-        networks: dict[int | None, NetworkState | None] = {None: None}
-        for path in _numbered(self.folder / "rounds"):
-            if int(path.name) != len(found):
-                break
-            made = _read_round(path)
-            if made.network is not None:
-                networks[made.record.number] = made.network
-            network = networks.get(made.record.network)
-            found.append(Round(made.record, made.labels, made.state, None, network))
+        self._rounds = SavedRounds(self.folder / "rounds", kind, weights)
+        found, problem = self._rounds.read(self.current())
         if not found:
-            raise InputError(f"{self.folder} has lost its first round; start a new session")
+            raise InputError(
+                f"{self.folder} has lost its first round; start a new session ({problem})"
+            )
+        if problem:
+            self.problems.append(f"the session goes on from round {len(found) - 1}: {problem}")
         return found
+
+    def whole(self, made: Round) -> Round:
+        """A round of which only the labels are in memory, read again."""
+        return made if self._rounds is None else self._rounds.whole(made)
 
     def set_current(self, index: int) -> None:
         """Note which round is shown."""
@@ -244,78 +330,44 @@ class Autosave:
             path.write_text(json.dumps({"current": index}))
 
     def current(self) -> int:
-        """The round that is shown."""
-        return int(json.loads((self.folder / "current.json").read_text())["current"])
+        """The round that is shown; the last there is, if that can't be told."""
+        try:
+            found = read_json(self.folder / "current.json").get("current")
+        except InputError:
+            found = None
+        if isinstance(found, int) and not isinstance(found, bool) and found >= 0:
+            return found
+        return max(0, len(numbered(self.folder / "rounds")) - 1)
+
+
+def _about(stored: dict[str, Any]) -> About | None:
+    """What session.json says, if it is of the right kind."""
+    name, shape, classes = (stored.get(key) for key in ("scan", "shape", "classes"))
+    if not isinstance(name, str) or not isinstance(shape, list) or not isinstance(classes, list):
+        return None
+    sizes = [n for n in shape if isinstance(n, int) and not isinstance(n, bool) and n > 0]
+    texts = [one for one in classes if isinstance(one, str)]
+    if len(sizes) != 3 or len(shape) != 3 or len(texts) != len(classes) or len(texts) < 2:
+        return None
+    return About(name, (sizes[0], sizes[1], sizes[2]), tuple(texts))
 
 
 def _number(index: int) -> str:
     return f"{index:06d}"
 
 
-def _numbered(folder: Path) -> list[Path]:
-    """Finished files or folders, in order; what was just being written begins with a dot."""
-    return sorted(p for p in folder.glob("[0-9]*") if p.name.split(".")[0].isdigit())
-
-
 def _next(folder: Path) -> int:
-    found = _numbered(folder)
+    found = numbered(folder)
     return int(found[-1].name.split(".")[0]) + 1 if found else 0
 
 
-def _remove(folder: Path) -> None:
-    """Remove a folder such that it is whole or gone, never half there."""
-    aside = folder.with_name(f".gone-{secrets.token_hex(6)}")
-    folder.rename(aside)
-    shutil.rmtree(aside, ignore_errors=True)
+def _place(source: Path, target: Path) -> None:
+    try:
+        source.rename(target)
+    except OSError as error:
+        raise OutputError(f"{target} can't be saved: {error}") from error
 
 
-def _write_round(folder: Path, made: Round, *, new_network: bool) -> None:
-    folder.mkdir(exist_ok=True)
-    _save(folder / "labels.zarr", made.labels)
-    if made.state is not None:
-        _save(folder / "probabilities.zarr", _shares(made.state.probabilities))
-    if made.network is not None and new_network:
-        arrays = {k: np.ascontiguousarray(v) for k, v in made.network.weights.items()}
-        (folder / "weights.safetensors").write_bytes(save(arrays))
-        _save(folder / "network.zarr", _shares(made.network.probabilities))
-    (folder / "round.json").write_text(json.dumps(asdict(made.record)))
-
-
-def _read_round(folder: Path) -> Round:
-    record = RoundRecord(**json.loads((folder / "round.json").read_text()))
-    shares, weights = folder / "probabilities.zarr", folder / "weights.safetensors"
-    state = network = None
-    if shares.exists():
-        state = Previous(_load_shares(shares, np.float32), record.strokes)
-    if weights.exists():
-        network = NetworkState(
-            load_file(weights), _load_shares(folder / "network.zarr", np.float16)
-        )
-    return Round(record, _load(folder / "labels.zarr"), state, None, network)
-
-
-def _shares(probabilities: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
-    """Class by class, so that no float copy of all is made."""
-    out = np.empty(probabilities.shape, np.uint8)
-    for k in range(len(out)):
-        share = np.asarray(probabilities[k], dtype=np.float32)
-        out[k] = np.rint(np.clip(share, 0, 1) * 255)
-    return out
-
-
-def _load_shares(path: Path, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
-    stored = _load(path)
-    out = np.empty(stored.shape, dtype)
-    for k in range(len(out)):
-        out[k] = stored[k].astype(np.float32) / 255
-    return out
-
-
-def _save(path: Path, array: npt.NDArray[Any]) -> None:
-    chunks = tuple(min(n, 64 if i >= array.ndim - 3 else 1) for i, n in enumerate(array.shape))
-    store = zarr.create_array(path, shape=array.shape, dtype=array.dtype, chunks=chunks)
-    store[...] = array
-
-
-def _load(path: Path) -> npt.NDArray[Any]:
-    return np.asarray(zarr.open_array(path, mode="r")[...])
+def _put_aside(folder: Path) -> None:
+    """Take a folder away such that it is whole or gone; the next writing deletes it."""
+    folder.rename(folder.with_name(f".gone-{secrets.token_hex(6)}"))

@@ -10,7 +10,13 @@ import numpy.typing as npt
 
 from ..errors import InputError
 
-__all__ = ["background_value", "check_corrections", "class_type", "empty_corrections"]
+__all__ = [
+    "background_value",
+    "check_corrections",
+    "check_start",
+    "class_type",
+    "empty_corrections",
+]
 
 
 def background_value(dtype: npt.DTypeLike) -> int:
@@ -69,4 +75,46 @@ def check_corrections(
         raise InputError(
             f"a stroke has the label {odd[0]}, but the classes are {known} "
             f"({marker} is background); erase it, or add a class"
+        )
+
+
+def check_start(
+    shape: tuple[int, int, int],
+    classes: tuple[str, ...],
+    labels: npt.NDArray[Any] | None,
+    probabilities: npt.NDArray[Any] | None,
+) -> None:
+    """Refuse a mask or probabilities to start from that do not belong to the scan or its classes.
+
+    Parameters
+    ----------
+    shape
+        The scan's (Z, Y, X).
+    classes
+        Names, background first.
+    labels, probabilities
+        (Z, Y, X) and (K, Z, Y, X), or None.
+
+    Raises
+    ------
+    InputError
+        If there are fewer than two classes, a shape is another, or a label is no class.
+    """
+    if len(classes) < 2:
+        raise InputError("name at least one class besides the background")
+    if labels is not None and tuple(labels.shape) != shape:
+        raise InputError(
+            f"the mask has the shape {tuple(labels.shape)}, the scan {shape}; choose a mask of "
+            "this scan"
+        )
+    if labels is not None and int(labels.max()) >= len(classes):
+        raise InputError(
+            f"the mask has the label {int(labels.max())}, but there are {len(classes)} classes "
+            "(background included); name a class for each label"
+        )
+    wanted = (len(classes), *shape)
+    if probabilities is not None and tuple(probabilities.shape) != wanted:
+        raise InputError(
+            f"probabilities have the shape {tuple(probabilities.shape)}, expected {wanted}; "
+            "segment this scan again with this model"
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -129,8 +130,9 @@ class FastHead:
         forest: StrokeForest,
         focus: int = 0,
         box: tuple[slice, slice, slice] | None = None,
+        axis: int = 0,
     ) -> Iterator[tuple[int, Probabilities]]:
-        """Predict slab by slab along z, those near plane `focus` first.
+        """Predict slab by slab along an axis, those near plane `focus` first.
 
         Parameters
         ----------
@@ -140,22 +142,26 @@ class FastHead:
             Plane of this grid.
         box
             The part to predict, with starts and stops; None: everything.
+        axis
+            0, 1, 2: slabs lie across z, y, x.
 
         Yields
         ------
         tuple
             First plane, and (K, z, y, x) of the box's part.
         """
-        planes, rows, columns = box or tuple(slice(0, n) for n in self.features.shape)
-        size = (rows.stop - rows.start, columns.stop - columns.start)
-        step = max(1, SLAB_VOXELS // (size[0] * size[1]))
+        box = box or tuple(slice(0, n) for n in self.features.shape)  # type: ignore[assignment]
+        assert box is not None
+        start, size = [s.start for s in box], [s.stop - s.start for s in box]
+        planes = box[axis]
+        step = max(1, SLAB_VOXELS // (math.prod(size) // size[axis]))
         starts = range(planes.start, planes.stop, step)
-        for first in sorted(starts, key=lambda z: abs(z + (step - 1) / 2 - focus)):
-            depth = min(planes.stop, first + step) - first
-            grid = np.indices((depth, *size)).reshape(3, -1).T
-            grid += (first, rows.start, columns.start)
+        for first in sorted(starts, key=lambda at: abs(at + (step - 1) / 2 - focus)):
+            start[axis], size[axis] = first, min(planes.stop, first + step) - first
+            grid = np.indices(size).reshape(3, -1).T
+            grid += start
             found = forest.probabilities(self._inputs(grid), self.classes)
-            yield first, found.reshape(self.classes, depth, *size)
+            yield first, found.reshape(self.classes, *size)
 
     def smooth(self, probabilities: Probabilities, voxels: Voxels, values: Voxels) -> Probabilities:
         """Make probabilities (K, Z, Y, X) follow the scan's edges and the strokes."""

@@ -59,8 +59,18 @@ class WorkGrid:
         """Blocks (N, 3) that hold the voxels (N, 3)."""
         return np.asarray(voxels // np.array(self.factors))
 
+    def blocks_between(self, first: int, last: int, axis: int = 0) -> tuple[int, int]:
+        """Blocks that `expand` needs for the scan's planes ``first`` to ``last``."""
+        factor = self.factors[axis]
+        return max(0, first // factor - 1), min(self.work_shape[axis], -(-last // factor) + 1)
+
     def expand(
-        self, array: npt.NDArray[np.float32], first: int, last: int
+        self,
+        array: npt.NDArray[np.float32],
+        first: int,
+        last: int,
+        axis: int = 0,
+        origin: int = 0,
     ) -> npt.NDArray[np.float32]:
         """Planes ``first`` to ``last`` of the scan's grid, linear between block centres.
 
@@ -68,22 +78,34 @@ class WorkGrid:
         ----------
         array
             (K, z, y, x) on the work grid.
+        first, last
+            Along `axis`.
+        axis
+            0, 1, 2: z, y, x.
+        origin
+            Block at which `array` begins along `axis`.
 
         Returns
         -------
         ndarray
-            (K, last - first, Y, X).
+            (K, Z, Y, X), ``last - first`` long along `axis`, as the scan along the others.
         """
         if not self.is_coarser:
-            return array[:, first:last]
-        fz, fy, fx = self.factors
-        low = max(0, first // fz - 1)
-        high = min(array.shape[1], -(-last // fz) + 1)
-        part = torch.from_numpy(np.ascontiguousarray(array[:, low:high]))[None].float()
-        size = ((high - low) * fz, self.work_shape[1] * fy, self.work_shape[2] * fx)
-        full = nnf.interpolate(part, size=size, mode="trilinear", align_corners=False)[0]
-        start = first - low * fz
-        return full[:, start : start + last - first, : self.shape[1], : self.shape[2]].numpy()
+            return array[_cut(axis, first - origin, last - origin)]
+        low, high = self.blocks_between(first, last, axis)
+        part = np.ascontiguousarray(array[_cut(axis, low - origin, high - origin)])
+        size = [n * f for n, f in zip(part.shape[1:], self.factors, strict=True)]
+        tensor = torch.from_numpy(part)[None].float()
+        full = nnf.interpolate(tensor, size=size, mode="trilinear", align_corners=False)[0]
+        kept = [slice(0, n) for n in self.shape]
+        start = first - low * self.factors[axis]
+        kept[axis] = slice(start, start + last - first)
+        return full[(slice(None), *kept)].numpy()
+
+
+def _cut(axis: int, first: int, last: int) -> tuple[slice, ...]:
+    """Index of planes along an axis of (K, z, y, x)."""
+    return (slice(None),) * (1 + axis) + (slice(first, last),)
 
 
 def choose_work_grid(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,6 +13,7 @@ import numpy.typing as npt
 
 from ..errors import InputError
 from ..progress import Job, Progress
+from .encoding import class_type
 from .fast_head import FastHead, Scorer
 from .grid import WorkGrid
 from .strokes import Painted
@@ -27,6 +29,11 @@ ENOUGH_STROKES = 12
 TOLERANCE = 0.02
 DRIFT = 0.25
 CONFIDENT = 0.9
+PATCH_VOXELS = 2**20
+"""Of the scan in a part of the mask that is given out at once."""
+
+Merge = Callable[[npt.NDArray[Any], tuple[int, int, int]], npt.NDArray[Any]]
+"""Puts strokes and approvals over labels that start at a voxel (z, y, x)."""
 
 
 @dataclass(frozen=True)
@@ -35,15 +42,15 @@ class Patch:
 
     Attributes
     ----------
-    first
-        Its first plane (z).
+    start
+        Its first voxel (z, y, x) of the scan.
     labels
-        (z, Y, X).
+        (z, y, x).
     final
         False for a quick look that the round's end replaces.
     """
 
-    first: int
+    start: tuple[int, int, int]
     labels: npt.NDArray[Any]
     final: bool
 
@@ -115,6 +122,8 @@ class Learned:
         Of the network's training, step by step.
     reason
         Why the training stopped: "plateau", "time" or "steps".
+    movements
+        Of brush and eraser, up to which it learned; see `Strokes.items`.
     """
 
     labels: npt.NDArray[Any]
@@ -131,6 +140,7 @@ class Learned:
     network: NetworkState | None = None
     losses: list[float] = field(default_factory=list)
     reason: str = ""
+    movements: int = 0
 
 
 def learn_job(
@@ -140,12 +150,15 @@ def learn_job(
     previous: Previous | None = None,
     *,
     detail: npt.NDArray[Any] | None = None,
-    focus: int = 0,
+    focus: Sequence[float] | None = None,
+    axis: int = 0,
     region: Sequence[Sequence[int]] | None = None,
-    merge: Callable[[npt.NDArray[Any], int], npt.NDArray[Any]] | None = None,
+    merge: Merge | None = None,
     compare: Previous | None = None,
+    check: Callable[[Learned], None] | None = None,
+    erased: bool = False,
 ) -> Job[Learned]:
-    """Learn from all strokes and predict everything, the viewed planes first.
+    """Learn from all strokes and predict everything, the viewed plane first.
 
     Parameters
     ----------
@@ -162,19 +175,29 @@ def learn_job(
         (K, Z, Y, X) a model's probabilities on the scan's own grid. On a coarser work grid
         only what the head changes about them is interpolated.
     focus
-        Plane of the scan that is looked at.
+        Voxel (z, y, x) of the scan that is looked at; None: the middle.
+    axis
+        Across which it is looked at: 0, 1, 2 where planes of one z, y, x are shown. Slabs
+        across it come in the order of their distance from the voxel.
     region
         Index ranges ((z0, z1), (y0, y1), (x0, x1)) of the scan to predict; elsewhere the
         round before (or the model) holds. None, or nothing to hold: everything.
     merge
-        Puts strokes and approvals over the labels of a slab that starts at a plane.
+        Puts strokes and approvals over labels that start at a voxel.
     compare
         What to measure against, where it is not `previous`.
+    check
+        Judges the result further, before any final part of its mask is given out; if it
+        is lost then, none is.
+    erased
+        Whether strokes that `previous` learned from are gone: nothing of it is kept then,
+        since what they taught can't be told from the rest.
 
     Yields
     ------
     Progress
-        ``partial`` is a `Patch`, or None.
+        ``partial`` is a `Patch`, or None: a quick look at the viewed slab, and, once the
+        scan's edges were followed, all of the mask slab by slab.
 
     Raises
     ------
@@ -188,27 +211,45 @@ def learn_job(
     placed = replace(painted, voxels=grid.blocks_of(painted.voxels))
     forest = head.fit(placed)
     start, memory = head.prior, PRIOR
-    if previous is not None:
+    if previous is not None and not erased:
         start, memory = previous.probabilities, _memory(previous.strokes, painted.count)
     raw = np.zeros((head.classes, *grid.work_shape), np.float32) if start is None else start.copy()
     box = _box(grid, region if start is not None else None)
-    finish = _Finisher(head, grid, detail, merge)
-    planes, done = box[0].stop - box[0].start, 0
-    for first, slab in head.probabilities(forest, focus // grid.factors[0], box):
-        last = first + slab.shape[1]
+    finish = _Finisher(head, grid, detail, axis)
+    viewed = grid.shape[axis] / 2 if focus is None else float(focus[axis])
+    planes, done = box[axis].stop - box[axis].start, 0
+    for first, slab in head.probabilities(forest, int(viewed // grid.factors[axis]), box, axis):
+        last = first + slab.shape[1 + axis]
+        part = list(box)
+        part[axis] = slice(first, last)
+        where = (slice(None), *part)
         if start is not None:
-            slab = memory * start[:, first:last, box[1], box[2]] + (1 - memory) * slab
-        raw[:, first:last, box[1], box[2]] = slab
+            slab = memory * start[where] + (1 - memory) * slab
+        raw[where] = slab
         quick = None
         if not done:
-            quick = Patch(first * grid.factors[0], finish.labels(raw, first, last), False)
+            quick = finish.patch(raw, first * grid.factors[axis], last * grid.factors[axis], merge)
         done += last - first
         yield Progress(done, planes, "Predicting", quick)
     shown = head.smooth(raw, placed.voxels, placed.values)
     yield Progress(planes, planes, "Following the edges")
-    labels = finish.labels(shown, 0, grid.work_shape[0], merged=False)
+    labels = np.empty(grid.shape, finish.dtype)
     result = Learned(labels, Previous(raw, painted.count), shown, painted.count, 0.0)
-    judge(result, head, placed, compare or previous)
+    before = compare or previous
+    if erased and before is not None and before.scorer is None:
+        before = None  # that much changes is what the person asked for
+    judge(result, head, placed, before)
+    if check is not None:
+        check(result)
+    hidden = check is not None and result.lost
+    for number, (first, last) in enumerate(finish.slabs(viewed), start=1):
+        patch = finish.patch(shown, first, last, out=labels)
+        yield Progress(
+            min(grid.shape[axis], number * (last - first)),
+            grid.shape[axis],
+            "Writing the mask",
+            None if hidden else patch,
+        )
     result.seconds = time.perf_counter() - begin
     return result
 
@@ -229,47 +270,72 @@ def _box(grid: WorkGrid, region: Sequence[Sequence[int]] | None) -> tuple[slice,
 
 
 class _Finisher:
-    """From probabilities on the work grid to labels on the scan's."""
+    """From probabilities on the work grid to labels on the scan's, slab by slab along an axis."""
 
     def __init__(
-        self,
-        head: FastHead,
-        grid: WorkGrid,
-        detail: npt.NDArray[Any] | None,
-        merge: Callable[[npt.NDArray[Any], int], npt.NDArray[Any]] | None,
+        self, head: FastHead, grid: WorkGrid, detail: npt.NDArray[Any] | None, axis: int
     ) -> None:
-        self.head, self.grid, self.merge = head, grid, merge
+        self.head, self.grid, self.axis = head, grid, axis
         self.detail = detail if grid.is_coarser else None
-        self.dtype = np.uint8 if head.classes < 256 else np.uint16
+        self.dtype = class_type(head.classes)
+        self.plane = math.prod(grid.shape) // grid.shape[axis]
 
-    def labels(
+    def slabs(self, viewed: float) -> list[tuple[int, int]]:
+        """First and last plane (exclusive) of all slabs, those near the viewed plane first."""
+        length = self.grid.shape[self.axis]
+        step = max(1, PATCH_VOXELS // self.plane)
+        starts = range(0, length, step)
+        near = sorted(starts, key=lambda at: abs(at + (step - 1) / 2 - viewed))
+        return [(first, min(length, first + step)) for first in near]
+
+    def patch(
         self,
         probabilities: npt.NDArray[np.float32],
         first: int,
         last: int,
-        merged: bool = True,
-    ) -> npt.NDArray[Any]:
-        """Labels of the scan's planes that the work grid's planes ``first`` to ``last`` hold."""
-        factor, depth = self.grid.factors[0], self.grid.shape[0]
-        start, stop = first * factor, min(depth, last * factor)
-        out = np.empty((stop - start, *self.grid.shape[1:]), self.dtype)
-        step = max(1, 2**24 // max(1, out[0].size * len(probabilities)))
-        for z in range(start, stop, step):
-            end = min(stop, z + step)
-            out[z - start : end - start] = self._part(probabilities, z, end)
-        return self.merge(out, start) if merged and self.merge is not None else out
+        merge: Merge | None = None,
+        out: npt.NDArray[Any] | None = None,
+    ) -> Patch:
+        """Labels of the scan's planes ``first`` to ``last``.
 
-    def _part(self, probabilities: npt.NDArray[np.float32], z: int, end: int) -> Any:
+        Parameters
+        ----------
+        probabilities
+            (K, z, y, x) on the work grid.
+        first, last
+            Along the axis.
+        merge
+            See `learn_job`; given for a quick look.
+        out
+            (Z, Y, X) to write the labels into; the patch shows its part.
+        """
+        last = min(last, self.grid.shape[self.axis])
+        shape = list(self.grid.shape)
+        shape[self.axis] = last - first
+        labels = np.empty(shape, self.dtype) if out is None else out[self._planes(first, last)]
+        step = max(1, 2**24 // max(1, self.plane * len(probabilities)))
+        for low in range(first, last, step):
+            high = min(last, low + step)
+            labels[self._planes(low - first, high - first)] = self._part(probabilities, low, high)
+        start = [0, 0, 0]
+        start[self.axis] = first
+        place = (start[0], start[1], start[2])
+        if merge is not None:
+            labels = merge(labels, place)
+        return Patch(place, labels, final=out is not None)
+
+    def _planes(self, first: int, last: int) -> tuple[slice, ...]:
+        return (slice(None),) * self.axis + (slice(first, last),)
+
+    def _part(self, probabilities: npt.NDArray[np.float32], first: int, last: int) -> Any:
+        axis = self.axis
         if self.detail is None or self.head.prior is None:
-            return self.grid.expand(probabilities, z, end).argmax(0)
-        low = max(0, z // self.grid.factors[0] - 2)
-        high = -(-end // self.grid.factors[0]) + 2
-        change = np.zeros_like(probabilities)
-        change[:, low:high] = np.log(probabilities[:, low:high] + 0.01) - np.log(
-            self.head.prior[:, low:high] + 0.01
-        )
-        detail = np.asarray(self.detail[:, z:end], np.float32)
-        return (np.log(detail + 0.01) + self.grid.expand(change, z, end)).argmax(0)
+            return self.grid.expand(probabilities, first, last, axis).argmax(0)
+        low, high = self.grid.blocks_between(first, last, axis)
+        blocks = (slice(None), *self._planes(low, high))
+        change = np.log(probabilities[blocks] + 0.01) - np.log(self.head.prior[blocks] + 0.01)
+        detail = np.asarray(self.detail[(slice(None), *self._planes(first, last))], np.float32)
+        return (np.log(detail + 0.01) + self.grid.expand(change, first, last, axis, low)).argmax(0)
 
 
 def judge(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy.typing as npt
 
 from .encoding import background_value
 
-__all__ = ["Approval", "approved_too", "flipped", "mask_edits", "merge"]
+__all__ = ["Approval", "approved_too", "box_at", "flipped", "mask_edits", "merge"]
 
 Labels = npt.NDArray[Any]
 
@@ -59,6 +60,11 @@ def merge(
     values = painted[known]
     result[known] = np.where(values == background_value(corrections.dtype), 0, values)
     return result
+
+
+def box_at(start: Sequence[int], shape: Sequence[int]) -> tuple[slice, ...]:
+    """Index of a box of that shape that starts at a voxel."""
+    return tuple(slice(a, a + n) for a, n in zip(start, shape, strict=True))
 
 
 def flipped(

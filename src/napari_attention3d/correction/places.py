@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-__all__ = ["doubt", "worst_place"]
+__all__ = ["doubt", "group_voxels", "worst_place"]
 
 Probabilities = npt.NDArray[np.float32]
 REACH = 2.0
@@ -61,3 +61,25 @@ def worst_place(
         return None
     z, y, x = np.unravel_index(int(left.argmax()), left.shape)
     return int(z), int(y), int(x)
+
+
+def group_voxels(voxels: npt.NDArray[np.intp]) -> list[tuple[int, int, int]]:
+    """A voxel (z, y, x) near the middle of each connected group of voxels (N, 3), largest first.
+
+    Voxels that touch by a corner belong together.
+    """
+    if not len(voxels):
+        return []
+    low = voxels.min(0)
+    there = np.zeros(voxels.max(0) - low + 1, bool)
+    there[tuple((voxels - low).T)] = True
+    parts, _ = ndimage.label(there, np.ones((3, 3, 3)))
+    numbers = parts[tuple((voxels - low).T)]
+    order = np.argsort(numbers, kind="stable")
+    groups = np.split(voxels[order], np.flatnonzero(np.diff(numbers[order])) + 1)
+    found = []
+    for group in sorted(groups, key=len, reverse=True):
+        nearest = np.square(group - group.mean(0)).sum(1).argmin()
+        z, y, x = group[nearest].tolist()
+        found.append((z, y, x))
+    return found

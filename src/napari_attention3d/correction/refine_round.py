@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,9 @@ def refine_round_job(
     before: Round,
     options: RefineOptions,
     *,
-    focus: int = 0,
+    focus: Sequence[float] | None = None,
+    axis: int = 0,
+    erased: bool = False,
     attention: npt.NDArray[Any] | None = None,
 ) -> Job[Learned]:
     """Train a copy of `model` on the strokes, and make a round of what it then says.
@@ -55,8 +58,8 @@ def refine_round_job(
         The current round: what it shows is kept where nobody objected.
     options
         Of the training.
-    focus
-        Plane of the scan that is looked at.
+    focus, axis, erased
+        See `learn_job`.
     attention
         Strokes on the attention, see `refine_job`.
 
@@ -72,19 +75,28 @@ def refine_round_job(
     refined = yield from refine_job(
         model, scan, painted, options, teacher=teacher, attention=attention
     )
-    shares = yield from predict_job(
-        refined.model, scan, focus=(focus, *(n // 2 for n in grid.shape[1:])), device=options.device
-    )
+    shares = yield from predict_job(refined.model, scan, focus=focus, device=options.device)
     corrected = FastHead(head.features, head.classes, grid.reduce(shares), head.threads)
+
+    def check(result: Learned) -> None:
+        if before.state is not None:
+            _guard(result, before.state.probabilities)
+
     result = yield from learn_job(
-        corrected, grid, painted, None, detail=shares, focus=focus, compare=before.state
+        corrected,
+        grid,
+        painted,
+        None,
+        detail=shares,
+        focus=focus,
+        axis=axis,
+        compare=None if erased else before.state,
+        check=check,
     )
     weights = {k: v.detach().cpu().numpy() for k, v in refined.model.network.state_dict().items()}
     result.kind, result.losses, result.reason = "network", refined.losses, refined.reason
     result.network = NetworkState(weights, shares.astype(np.float16))
     result.warnings += refined.warnings
-    if before.state is not None:
-        _guard(result, before.state.probabilities)
     result.seconds = time.perf_counter() - begin
     return result
 

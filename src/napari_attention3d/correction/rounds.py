@@ -41,6 +41,8 @@ class RoundRecord:
         Of the network's training, step by step; empty for a fast round.
     network
         Number of the round whose network holds in this one; None: the one to start from.
+    movements
+        Of brush and eraser, up to which it learned.
     """
 
     number: int
@@ -55,6 +57,7 @@ class RoundRecord:
     warnings: list[str] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
     network: int | None = None
+    movements: int = 0
 
     @classmethod
     def of(cls, learned: Learned, number: int, network: int | None) -> RoundRecord:
@@ -71,6 +74,7 @@ class RoundRecord:
             warnings=list(learned.warnings),
             losses=list(learned.losses),
             network=network if learned.network is None else number,
+            movements=learned.movements,
         )
 
 
@@ -176,6 +180,9 @@ class RoundHistory:
         del self.rounds[self.current + 1 :]
         self.rounds.append(made)
         self.current += 1
-        for i, old in enumerate(self.rounds[: max(0, self.current - KEPT_ROUNDS)]):
-            if old.state is not None:
-                self.rounds[i] = replace(old, state=None, shown=None)
+        oldest = max(0, self.current - KEPT_ROUNDS)
+        in_use = {id(kept.network) for kept in self.rounds[oldest:]}
+        for i, old in enumerate(self.rounds[:oldest]):
+            network = old.network if id(old.network) in in_use else None
+            if old.state is not None or old.network is not network:
+                self.rounds[i] = replace(old, state=None, shown=None, network=network)

@@ -14,8 +14,7 @@ there were when it started, and `apply` puts those made meanwhile over its resul
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +22,17 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ..errors import InputError, OutOfMemory
-from ..inference.memory import is_out_of_memory
+from ..errors import InputError
 from ..models.store import Model, save_model
 from ..progress import Job, Progress
 from ..volumes.volume import Volume
 from .autosave import Autosave
+from .autosave_rounds import SavedKind
 from .fast_head import FastHead
 from .features import ScanFeatures, scan_features
 from .learn import Learned, learn_job
-from .merge import flipped, merge
+from .memory import clear_when_memory_ends
+from .merge import box_at, flipped, merge
 from .predict import predict_job
 from .refine import RefineOptions
 from .refine_round import refine_round_job
@@ -103,10 +103,12 @@ class CorrectionSession(SessionState):
     def resume(cls, folder: Path, scan: Volume, *, threads: int = 2) -> CorrectionSession:
         """Go on where a saved session ended, however it ended.
 
+        Rounds that are damaged are left out with those after them; `saved.problems` says so.
+
         Raises
         ------
         InputError
-            If the folder holds no session, or one of another scan.
+            If the folder holds no session, one of another scan, or a damaged one.
         """
         saved = Autosave(folder)
         about = saved.about(scan)
@@ -119,7 +121,8 @@ class CorrectionSession(SessionState):
         )
         for stroke in saved.strokes():
             session.strokes.add(stroke)
-        session.rounds = saved.rounds()
+        kind = SavedKind(session.shape, session.grid.work_shape, len(about.classes))
+        session.rounds = saved.rounds(kind, session._weights)
         session.current = min(saved.current(), len(session.rounds) - 1)
         session.approval = saved.approval()
         session.saved = saved
@@ -146,13 +149,21 @@ class CorrectionSession(SessionState):
         self._head = (key, head)
         return head
 
-    def learn_job(self, *, focus: int | None = None, region: Region | None = None) -> Job[Learned]:
+    def learn_job(
+        self,
+        *,
+        focus: Sequence[float] | None = None,
+        axis: int = 0,
+        region: Region | None = None,
+    ) -> Job[Learned]:
         """Learn from all strokes and predict; `apply` the result. Takes seconds.
 
         Parameters
         ----------
         focus
-            Plane (z) that is looked at; None: the middle.
+            Voxel (z, y, x) that is looked at; None: the middle.
+        axis
+            Across which it is looked at: 0 where planes of one z are shown, 1 for y, 2 for x.
         region
             Index ranges ((z0, z1), (y0, y1), (x0, x1)) of the scan to predict; elsewhere
             the current round holds. None: everything.
@@ -171,31 +182,34 @@ class CorrectionSession(SessionState):
         """
         painted = self._painted()
         corrections, approval = self.strokes.corrections.copy(), self.approval
+        movements, erased = len(self.strokes), self._erased
 
-        def over(labels: Labels, first: int) -> Labels:
-            where = (slice(first, first + len(labels)), slice(None), slice(None))
-            return merge(labels, corrections, approval, where)
+        def over(labels: Labels, start: tuple[int, int, int]) -> Labels:
+            return merge(labels, corrections, approval, box_at(start, labels.shape))
 
-        with _clear_when_memory_ends():
+        with clear_when_memory_ends():
             head = yield from self.prepare_job()
-            return (
-                yield from learn_job(
-                    head,
-                    self.grid,
-                    painted,
-                    self.shown_round.state,
-                    detail=self._detail,
-                    focus=self.shape[0] // 2 if focus is None else focus,
-                    region=region,
-                    merge=over,
-                )
+            learned = yield from learn_job(
+                head,
+                self.grid,
+                painted,
+                self.shown_round.state,
+                detail=self._detail,
+                focus=focus,
+                axis=axis,
+                region=region,
+                merge=over,
+                erased=erased,
             )
+        learned.movements = movements
+        return learned
 
     def refine_job(
         self,
         options: RefineOptions | None = None,
         *,
-        focus: int | None = None,
+        focus: Sequence[float] | None = None,
+        axis: int = 0,
         attention: npt.NDArray[Any] | None = None,
     ) -> Job[Learned]:
         """Train the network on all strokes, and predict with it; `apply_if_better` the result.
@@ -208,8 +222,8 @@ class CorrectionSession(SessionState):
         ----------
         options
             See `RefineOptions`.
-        focus
-            Plane (z) that is looked at; None: the middle.
+        focus, axis
+            See `learn_job`.
         attention
             (Z, Y, X) strokes "look here" and "not here" to follow besides; see
             `refine.refine_job`.
@@ -225,21 +239,24 @@ class CorrectionSession(SessionState):
             As `learn_job`, or if scan and model don't fit together; the session is as before.
         """
         painted = self._painted()
-        with _clear_when_memory_ends():
+        movements, erased = len(self.strokes), self._erased
+        with clear_when_memory_ends():
             head = yield from self.prepare_job()
-            return (
-                yield from refine_round_job(
-                    self.current_model(),
-                    self.scan,
-                    head,
-                    self.grid,
-                    painted,
-                    self.shown_round,
-                    options or RefineOptions(),
-                    focus=self.shape[0] // 2 if focus is None else focus,
-                    attention=attention,
-                )
+            learned = yield from refine_round_job(
+                self.current_model(),
+                self.scan,
+                head,
+                self.grid,
+                painted,
+                self.shown_round,
+                options or RefineOptions(),
+                focus=focus,
+                axis=axis,
+                erased=erased,
+                attention=attention,
             )
+        learned.movements = movements
+        return learned
 
     def _painted(self) -> Any:
         painted = self.strokes.painted()
@@ -264,8 +281,22 @@ class CorrectionSession(SessionState):
 
     # what becomes of results
 
-    def apply(self, learned: Learned) -> Round:
-        """Make a round's result the current one; rounds that were undone are forgotten."""
+    def make_round(self, learned: Learned) -> Round:
+        """Build the round that a result will be, and save it, not yet visible; for the worker.
+
+        Nothing of the session changes; `apply` makes it the current one.
+
+        Raises
+        ------
+        OutputError
+            If it can't be saved.
+        """
+        made = self._round_of(learned)
+        if self.saved is not None:
+            self.saved.write_round(made, new_network=learned.network is not None)
+        return made
+
+    def _round_of(self, learned: Learned) -> Round:
         lost = flipped(learned.labels, self.approval, self.corrections)
         before = self.shown_round
         record = RoundRecord.of(learned, self.current + 1, before.record.network)
@@ -276,22 +307,49 @@ class CorrectionSession(SessionState):
                 f"{tuple(lost[0].tolist())}); they are kept as approved"
             )
         network = before.network if learned.network is None else learned.network
-        made = Round(record, learned.labels, learned.state, learned.shown, network)
+        return Round(record, learned.labels, learned.state, learned.shown, network)
+
+    def apply(self, learned: Learned, made: Round | None = None, *, shown: bool = False) -> Round:
+        """Make a round's result the current one; rounds that were undone are forgotten.
+
+        Parameters
+        ----------
+        learned
+            The result.
+        made
+            What `make_round` made of it; None: it is made now.
+        shown
+            Whether its final patches were all written into the mask's layer and noted.
+
+        Raises
+        ------
+        OutputError
+            If it can't be saved; the session is as before.
+        """
+        if made is None:
+            made = self.make_round(learned) if self.saved is not None else self._round_of(learned)
         if self.saved is not None:
-            self.saved.add_round(made, new_network=learned.network is not None)
+            self.saved.keep_round(made.record.number)
         self._append(made)
-        self._show()
+        self._show(written=shown)
         return made
 
-    def apply_if_better(self, learned: Learned) -> Round | None:
+    def apply_if_better(
+        self, learned: Learned, made: Round | None = None, *, shown: bool = False
+    ) -> Round | None:
         """Apply a result unless it measures worse; then None, and ``warnings`` says why.
 
         Worse: on held-back strokes, or below 12 strokes by how much it changed of what was
         certain (`Learned.lost`).
         """
-        return None if learned.lost else self.apply(learned)
+        return None if learned.lost else self.apply(learned, made, shown=shown)
 
     # the network
+
+    def _weights(self) -> dict[str, tuple[int, ...]]:
+        """Names and shapes of the network's weights."""
+        network = self.current_model().network
+        return {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
 
     @property
     def has_network(self) -> bool:
@@ -333,16 +391,3 @@ class CorrectionSession(SessionState):
             raise InputError("no network was trained yet; refine the network first, then save it")
         model = self.current_model()
         return save_model(path, model.network, renamed(model.card, path, title, self.scan))
-
-
-@contextmanager
-def _clear_when_memory_ends() -> Iterator[None]:
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        raise OutOfMemory(
-            "the memory does not suffice to learn from this scan; close other programs or "
-            "crop the scan. Your strokes are kept"
-        ) from error

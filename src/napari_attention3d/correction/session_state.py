@@ -14,11 +14,11 @@ from ..inference.preprocess import crop_region
 from ..models.store import Model
 from ..volumes.volume import Volume
 from .autosave import Autosave
-from .encoding import background_value, class_type
+from .encoding import background_value, check_start, class_type
 from .features import voxel_ratio
 from .grid import choose_work_grid
-from .merge import Approval, approved_too, flipped, mask_edits, merge
-from .places import doubt, worst_place
+from .merge import Approval, approved_too, box_at, flipped, mask_edits, merge
+from .places import doubt, group_voxels, worst_place
 from .rounds import Round, RoundHistory, RoundRecord
 from .strokes import Stroke, Strokes, split_strokes
 
@@ -78,7 +78,7 @@ class SessionState(RoundHistory):
     ) -> None:
         self.scan, self.classes, self.threads = scan, tuple(classes), threads
         self.shape: tuple[int, int, int] = scan.geometry.shape
-        _check(self.shape, self.classes, labels, probabilities)
+        check_start(self.shape, self.classes, labels, probabilities)
         self.start_probabilities, self.start_model = probabilities, model
         dtype = class_type(len(self.classes))
         first = np.zeros(self.shape, dtype) if labels is None else labels.astype(dtype)
@@ -111,14 +111,29 @@ class SessionState(RoundHistory):
         """Everything painted, see `encoding`."""
         return self.strokes.corrections
 
-    def merged(self, labels: Labels, first: int = 0) -> Labels:
-        """Put strokes and approvals as they are now over planes (z, Y, X) from `first` on.
+    def merged(self, labels: Labels, start: Sequence[int] = (0, 0, 0)) -> Labels:
+        """Put strokes and approvals as they are now over labels (z, y, x) from `start` on.
 
         A `learn.Patch` holds the strokes there were when its job started; pass its labels
         through here to keep those made meanwhile.
         """
-        where = (slice(first, first + len(labels)), slice(None), slice(None))
+        where = box_at(start, labels.shape)
         return merge(labels, self.strokes.corrections, self.approval, where)
+
+    def strokes_since(self, movements: int) -> tuple[npt.NDArray[np.intp], Labels]:
+        """Voxels (N, 3) of all strokes but the first so many, and what the mask shows there."""
+        late = [stroke.voxels for stroke in self.strokes.items[movements:]]
+        voxels = np.concatenate(late) if late else np.empty((0, 3), np.intp)
+        where = tuple(voxels.T)
+        shown = self.predicted[where]
+        if self.approval is not None:
+            shown = np.where(self.approval.voxels[where], self.approval.labels[where], shown)
+        painted = self.corrections[where]
+        marker = background_value(self.corrections.dtype)
+        said = np.where(painted == marker, 0, painted)
+        values = np.where(painted != 0, said, shown).astype(self.predicted.dtype)
+        self._written[where] = values
+        return np.asarray(voxels, np.intp), values
 
     # what the person does
 
@@ -165,15 +180,17 @@ class SessionState(RoundHistory):
         self.strokes.add(stroke)
         return stroke
 
-    def note_written(self, labels: Labels, first: int = 0) -> None:
-        """Say that planes (z, Y, X) from `first` on were written into the mask's layer.
+    def note_written(self, labels: Labels, start: Sequence[int] = (0, 0, 0)) -> None:
+        """Say that labels (z, y, x) from `start` on were written into the mask's layer.
 
         Needed for parts shown while a job runs; `apply`, `undo`, `redo` and `go_to` take
         it that the layer then gets `labels`.
         """
-        self._written[first : first + len(labels)] = labels
+        self._written[box_at(start, labels.shape)] = labels
 
-    def take_mask_edits(self, mask: Labels) -> Stroke | None:
+    def take_mask_edits(
+        self, mask: Labels, where: tuple[slice, ...] = (slice(None),) * 3
+    ) -> Stroke | None:
         """Turn direct edits of the mask, the eraser's too, into a stroke.
 
         They are what differs between `mask` and what was last written, so call it before
@@ -183,6 +200,8 @@ class SessionState(RoundHistory):
         ----------
         mask
             (Z, Y, X), the mask's layer as it is now; any integer type.
+        where
+            The part of it to look at.
 
         Returns
         -------
@@ -199,13 +218,55 @@ class SessionState(RoundHistory):
                 f"the mask has the shape {tuple(mask.shape)}, the scan {self.shape}; it was "
                 "replaced by another layer: choose the mask of this scan"
             )
-        voxels, values = mask_edits(self._written, mask)
+        voxels, values = mask_edits(self._written[where], mask[where])
+        voxels += [part.start or 0 for part in where]
         if not len(voxels):
             return None
         marker = background_value(self.strokes.corrections.dtype)
         stroke = self.add_stroke(voxels, np.where(values == 0, marker, values))
         self._written[tuple(voxels.T)] = values
         return stroke
+
+    def approval_with(self, voxels: npt.NDArray[np.bool_] | None) -> Approval | None:
+        """What would be approved with `voxels` (Z, Y, X) besides; with None nothing at all.
+
+        Raises
+        ------
+        InputError
+            If the shape is another.
+        """
+        if voxels is None:
+            return None
+        if tuple(voxels.shape) != self.shape:
+            raise InputError(
+                f"what is approved has the shape {tuple(voxels.shape)}, the scan {self.shape}"
+            )
+        approval = approved_too(self.approval, voxels, self.labels)
+        return approval if approval.voxels.any() else None
+
+    def save_approval(self, approval: Approval | None) -> None:
+        """Save what `approval_with` returned; for the worker: it holds with `set_approval`.
+
+        Raises
+        ------
+        OutputError
+            If it can't be saved.
+        """
+        if self.saved is not None:
+            self.saved.write_approval(approval, self.shape)
+
+    def set_approval(self, approval: Approval | None) -> int:
+        """Let what `save_approval` saved hold; how many voxels are approved then.
+
+        Raises
+        ------
+        OutputError
+            If it can't be saved.
+        """
+        if self.saved is not None:
+            self.saved.keep_approval()
+        self.approval = approval
+        return 0 if approval is None else int(approval.voxels.sum())
 
     def approve(self, voxels: npt.NDArray[np.bool_]) -> int:
         """Keep the mask as it is where `voxels` (Z, Y, X) is True, whatever is learned.
@@ -220,18 +281,26 @@ class SessionState(RoundHistory):
         InputError
             If the shape is another.
         """
-        if tuple(voxels.shape) != self.shape:
-            raise InputError(
-                f"what is approved has the shape {tuple(voxels.shape)}, the scan {self.shape}"
-            )
-        return self._set_approval(approved_too(self.approval, voxels, self.labels))
+        approval = self.approval_with(voxels)
+        self.save_approval(approval)
+        return self.set_approval(approval)
 
-    def approve_region(self, region: Region) -> int:
-        """Approve index ranges ((z0, z1), (y0, y1), (x0, x1)); see `approve`."""
+    def region_voxels(self, region: Region) -> npt.NDArray[np.bool_]:
+        """Which voxels (Z, Y, X) index ranges ((z0, z1), (y0, y1), (x0, x1)) hold.
+
+        Raises
+        ------
+        InputError
+            If they lie outside the scan.
+        """
         box, _ = crop_region(self.scan.geometry, region)
         voxels = np.zeros(self.shape, bool)
         voxels[box] = True
-        return self.approve(voxels)
+        return voxels
+
+    def approve_region(self, region: Region) -> int:
+        """Approve index ranges ((z0, z1), (y0, y1), (x0, x1)); see `approve`."""
+        return self.approve(self.region_voxels(region))
 
     def approve_slice(self, index: int, axis: int = 0) -> int:
         """Approve a plane of the array along `axis` (0, 1, 2 for z, y, x); see `approve`."""
@@ -255,17 +324,16 @@ class SessionState(RoundHistory):
 
     def withdraw_approval(self) -> None:
         """Let learning change everything again."""
-        self._set_approval(Approval(np.zeros(self.shape, bool), self.labels))
-
-    def _set_approval(self, approval: Approval) -> int:
-        if self.saved is not None:
-            self.saved.approve(approval)
-        self.approval = approval if approval.voxels.any() else None
-        return int(approval.voxels.sum())
+        self.save_approval(None)
+        self.set_approval(None)
 
     def forgotten(self) -> npt.NDArray[np.intp]:
         """Approved voxels (N, 3) that the current round alone would change."""
         return flipped(self.predicted, self.approval, self.corrections)
+
+    def flips(self) -> list[tuple[int, int, int]]:
+        """A voxel in each connected group of `forgotten` ones, the largest group first."""
+        return group_voxels(self.forgotten())
 
     def next_place(self) -> tuple[int, int, int] | None:
         """Voxel (z, y, x) of the scan to check next; None if there is no more, or no round yet.
@@ -302,6 +370,8 @@ class SessionState(RoundHistory):
         made = super().go_to(index)
         if self.saved is not None:
             self.saved.set_current(index)
+            if made.state is None and index:  # dropped to save memory
+                made = self.rounds[index] = self.saved.whole(made)
         self._show()
         return made
 
@@ -309,32 +379,13 @@ class SessionState(RoundHistory):
         """Go back to the latest round that did not look worse than the one before it."""
         return self.go_to(self.best)
 
-    def _show(self) -> None:
-        self._written = self.labels
+    @property
+    def _erased(self) -> bool:
+        """Whether strokes were erased since the current round learned from them."""
+        late = self.strokes.items[self.shown_round.record.movements :]
+        return any((stroke.values == 0).any() for stroke in late)
+
+    def _show(self, *, written: bool = False) -> None:
+        if not written:
+            self._written = self.labels
         self._seen = []
-
-
-def _check(
-    shape: tuple[int, int, int],
-    classes: tuple[str, ...],
-    labels: Labels | None,
-    probabilities: npt.NDArray[Any] | None,
-) -> None:
-    if len(classes) < 2:
-        raise InputError("name at least one class besides the background")
-    if labels is not None and tuple(labels.shape) != shape:
-        raise InputError(
-            f"the mask has the shape {tuple(labels.shape)}, the scan {shape}; choose a mask of "
-            "this scan"
-        )
-    if labels is not None and int(labels.max()) >= len(classes):
-        raise InputError(
-            f"the mask has the label {int(labels.max())}, but there are {len(classes)} classes "
-            "(background included); name a class for each label"
-        )
-    wanted = (len(classes), *shape)
-    if probabilities is not None and tuple(probabilities.shape) != wanted:
-        raise InputError(
-            f"probabilities have the shape {tuple(probabilities.shape)}, expected {wanted}; "
-            "segment this scan again with this model"
-        )

@@ -11,9 +11,9 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from ..errors import InputError
-from .encoding import background_value, check_corrections, empty_corrections
+from .encoding import background_value, check_corrections, class_type, empty_corrections
 
-__all__ = ["Painted", "Stroke", "Strokes", "split_strokes", "thinned"]
+__all__ = ["Painted", "Stroke", "Strokes", "checked_stroke", "split_strokes", "thinned"]
 
 HELD_BACK = 5
 """Every fifth stroke is kept back for scoring."""
@@ -106,6 +106,29 @@ def split_strokes(whole: Stroke) -> list[Stroke]:
     return [stroke for _, stroke in sorted(found, key=lambda item: item[0])]
 
 
+def checked_stroke(
+    shape: Sequence[int], classes: int, voxels: npt.NDArray[Any], values: npt.NDArray[Any] | int
+) -> Stroke:
+    """See `Strokes.checked`."""
+    dtype = class_type(classes)
+    voxels = np.asarray(voxels, dtype=np.int64).reshape(-1, 3)
+    numbers = np.broadcast_to(np.asarray(values, dtype=np.int64), (len(voxels),))
+    outside = (voxels < 0).any(axis=1) | (voxels >= np.array(shape)).any(axis=1)
+    if outside.any():
+        raise InputError(
+            f"a stroke leaves the scan: voxel {tuple(voxels[outside][0].tolist())} is outside "
+            f"{shape}; paint on a layer made for this scan"
+        )
+    marker = background_value(dtype)
+    odd = (numbers < 0) | ((numbers >= classes) & (numbers != marker))
+    if odd.any():
+        raise InputError(
+            f"a stroke has the label {int(numbers[odd][0])}, but the classes are 1 to "
+            f"{classes - 1} ({marker} is background); choose one of them"
+        )
+    return Stroke(voxels.astype(np.int32), numbers.astype(dtype))
+
+
 @dataclass
 class Strokes:
     """All strokes on one scan, and the corrections they add up to.
@@ -158,22 +181,7 @@ class Strokes:
         InputError
             If a voxel is outside the scan, or a value is no class.
         """
-        voxels = np.asarray(voxels, dtype=np.int64).reshape(-1, 3)
-        numbers = np.broadcast_to(np.asarray(values, dtype=np.int64), (len(voxels),))
-        outside = (voxels < 0).any(axis=1) | (voxels >= np.array(self.shape)).any(axis=1)
-        if outside.any():
-            raise InputError(
-                f"a stroke leaves the scan: voxel {tuple(voxels[outside][0].tolist())} is outside "
-                f"{self.shape}; paint on a layer made for this scan"
-            )
-        marker = background_value(self.corrections.dtype)
-        odd = (numbers < 0) | ((numbers >= len(self.classes)) & (numbers != marker))
-        if odd.any():
-            raise InputError(
-                f"a stroke has the label {int(numbers[odd][0])}, but the classes are 1 to "
-                f"{len(self.classes) - 1} ({marker} is background); choose one of them"
-            )
-        return Stroke(voxels.astype(np.int32), numbers.astype(self.corrections.dtype))
+        return checked_stroke(self.shape, len(self.classes), voxels, values)
 
     def add(self, stroke: Stroke) -> None:
         """Paint; a later stroke wins."""
@@ -181,6 +189,15 @@ class Strokes:
         self.items.append(stroke)
         self.corrections[where] = stroke.values
         self._owner[where] = len(self.items)
+
+    def counts(self) -> dict[int, int]:
+        """How many strokes of each value (as in the corrections) still have voxels."""
+        found: dict[int, int] = {}
+        for number, stroke in enumerate(self.items, start=1):
+            left = stroke.values[self._owner[tuple(stroke.voxels.T)] == number]
+            for value in np.unique(left[left != 0]).tolist():
+                found[value] = found.get(value, 0) + 1
+        return found
 
     def painted(self) -> Painted:
         """Return what is painted now."""

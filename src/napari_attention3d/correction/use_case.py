@@ -15,6 +15,7 @@ from ..errors import InputError
 from ..models.store import Model
 from ..progress import Job
 from ..volumes.volume import Volume
+from .encoding import background_value
 from .refine import RefineOptions
 from .rounds import RoundRecord
 from .session import CorrectionSession
@@ -132,10 +133,11 @@ def refine_scan_job(
     OutOfMemory
         If the memory does not suffice.
     """
-    painted = as_corrections(corrections, scan)
+    named = classes if classes is not None or model is None else model.card.class_names
+    painted = as_corrections(corrections, scan, len(named or ()))
     options = options or RefineOptions()
     if classes is None and model is None:
-        highest = int(painted[painted < np.iinfo(painted.dtype).max].max(initial=0))
+        highest = _highest(painted)
         classes = [NAMES[0], *(f"{NAMES[1]} {i}" for i in range(1, max(1, highest) + 1))]
     session = yield from CorrectionSession.start_job(
         scan, model, classes, folder=folder, threads=threads, device=options.device
@@ -158,7 +160,19 @@ def refine_scan_job(
     return Refinement(labels, trained, [r.record for r in session.rounds], warnings)
 
 
-def as_corrections(corrections: Volume | npt.NDArray[Any], scan: Volume) -> npt.NDArray[Any]:
+def _highest(painted: npt.NDArray[Any]) -> int:
+    """Highest class that is painted, where nobody named the classes."""
+    if painted.dtype == np.uint16 and (painted == 255).any():
+        raise InputError(
+            f"the strokes go up to {int(painted.max())}, so 255 in them may be a class or the "
+            "background; name the classes, or paint the background as 65535"
+        )
+    return int(painted[painted < background_value(painted.dtype)].max(initial=0))
+
+
+def as_corrections(
+    corrections: Volume | npt.NDArray[Any], scan: Volume, classes: int = 0
+) -> npt.NDArray[Any]:
     """Corrections (Z, Y, X) as uint8 or uint16, if they lie on the scan's grid.
 
     Parameters
@@ -167,6 +181,8 @@ def as_corrections(corrections: Volume | npt.NDArray[Any], scan: Volume) -> npt.
         Integers of any type; other programs write int16 or int32.
     scan
         The scan.
+    classes
+        How many there are; with more than 255 of them 255 is a class, not background.
 
     Raises
     ------
@@ -185,7 +201,7 @@ def as_corrections(corrections: Volume | npt.NDArray[Any], scan: Volume) -> npt.
             f"the strokes have the shape {values.shape}, the scan {scan.geometry.shape}; paint "
             "on a layer made for this scan"
         )
-    if values.dtype in (np.uint8, np.uint16):
+    if values.dtype == np.uint8:
         return values
     low, high = float(values.min()), float(values.max())
     whole = np.rint(values)
@@ -194,7 +210,7 @@ def as_corrections(corrections: Volume | npt.NDArray[Any], scan: Volume) -> npt.
             f"strokes are whole numbers from 0 to 65535, these go from {low:g} to {high:g}; "
             "is it the right file?"
         )
-    return np.asarray(whole.astype(np.uint8 if high < 256 else np.uint16))
+    return np.asarray(whole.astype(np.uint8 if high < 256 and classes < 256 else np.uint16))
 
 
 def _check_place(corrections: Volume, scan: Volume) -> None:

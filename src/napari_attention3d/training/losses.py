@@ -274,7 +274,8 @@ class GuidedAttentionLoss(nn.Module):
             return labels[:, ::z, ::y, ::x]
         # Moved by half a stride, so that a grid voxel lies in the middle of its cell. What is
         # left beyond the last cell gets one of its own, and then counts to the last.
-        pad, cells = [], []
+        pad: list[int] = []
+        cells: list[int] = []
         for axis in (2, 1, 0):
             stride, length = self.grid_stride[axis], labels.shape[1 + axis]
             low = stride // 2

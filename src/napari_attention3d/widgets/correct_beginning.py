@@ -58,6 +58,7 @@ class Beginning(QObject):
         self._listing: Run | None = None
         self._listed = False
         self._busy = False
+        self.scan_layer: Layer | None = None
         self.follow = LayerList(panel.viewer, self.refresh)
         self.form.changed.connect(self._on_changed)
         self.form.start_clicked.connect(self.begin)
@@ -193,6 +194,7 @@ class Beginning(QObject):
         except Attention3DError as error:
             self.panel.refuse(error)
             return
+        self.scan_layer = self.panel.chooser.layer
         job = partial(correct_tasks.start_session, self.shelf, request)
         self.panel.submit(job, "start", self.panel.open_session, "Starting …")
 
@@ -230,6 +232,7 @@ class Beginning(QObject):
         except Attention3DError as error:
             self.panel.refuse(error)
             return
+        self.scan_layer = self.panel.chooser.layer
         job = partial(
             correct_tasks.call, partial(correct_tasks.resume_session, saved.folder, source)
         )
@@ -255,10 +258,9 @@ class Beginning(QObject):
         InputError
             If it does; the session is as before.
         """
-        layer = self.panel.chooser.layer
-        name = link.source.volume.name
-        if layer is None or layer.name != name or layer.ndim not in (3, 4):
-            return
+        layer, name = link.scan_layer, link.source.volume.name
+        if layer is None or layer not in self.panel.viewer.layers:
+            return  # deleted: the session holds the scan itself
         wanted = link.source.shown.shape
         if tuple(layer.data.shape[-3:]) != tuple(wanted):
             raise InputError(

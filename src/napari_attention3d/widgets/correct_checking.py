@@ -12,7 +12,7 @@ from qtpy.QtWidgets import QFileDialog
 
 from ..errors import Attention3DError
 from . import correct_tasks
-from .correct_view import approve, go_to_voxel
+from .correct_view import go_to_voxel, to_approve
 
 if TYPE_CHECKING:
     from .correct_panel import CorrectPanel
@@ -39,12 +39,62 @@ class Checking(QObject):
         if link is None:
             return
         try:
-            words = approve(self.panel.viewer, link, what)
+            voxels, words = (
+                (None, "") if what == "withdraw" else to_approve(self.panel.viewer, link, what)
+            )
         except Attention3DError as error:
             self.panel.refuse(error)
             return
-        self.panel.status.idle(words)
+        if what == "withdraw":
+            said = "Nothing is approved any more; learning may change everything"
+        else:
+            said = f"{words} is approved and stays; only a stroke changes it"
+        job = partial(correct_tasks.approve, link.session, voxels)
+        self.panel.submit(job, "approve", partial(self._on_approved, said), "Approving …")
+
+    def _on_approved(self, said: str, found: correct_tasks.Approved) -> None:
+        link = self.panel.link
+        assert link is not None
+        link.approve(found)
+        self.panel.status.idle(said)
+        self.panel.tell_notes()
         self.panel.update_state()
+
+    def next_flip(self) -> None:
+        """Move the view to the next approved voxels that the current round would change."""
+        link = self.panel.collected()
+        if link is None:
+            return
+        if not link.session.shown_round.record.flipped:
+            self.panel.refuse("This round would change nothing that is approved")
+        elif link.flips is None:
+            job = partial(correct_tasks.locked, link.session.flips, link.lock)
+            self.panel.submit(job, "flips", self._on_flips, "Looking …")
+        else:
+            self._show_flip()
+
+    def _on_flips(self, places: list[tuple[int, int, int]]) -> None:
+        assert self.panel.link is not None
+        self.panel.link.flips = places
+        self._show_flip()
+
+    def _show_flip(self) -> None:
+        link = self.panel.link
+        assert link is not None
+        if not link.flips:
+            link.flips = None  # the next press begins again
+            self.panel.status.idle("These were all approved places that this round would change")
+            return
+        place = link.flips.pop(0)
+        go_to_voxel(self.panel.viewer, link, place)
+        session = link.session
+        approval = session.approval
+        kept = "" if approval is None else session.classes[int(approval.labels[place])]
+        new = session.classes[int(session.predicted[place])]
+        left = f"; {len(link.flips)} more" if link.flips else ""
+        self.panel.status.idle(
+            f"In the middle the round says “{new}”, you approved “{kept}”, which stays{left}"
+        )
 
     def next_place(self) -> None:
         """Move the view to the place where the mask is most doubtful."""
@@ -55,9 +105,8 @@ class Checking(QObject):
         if not session.current:
             self.panel.refuse("Learn once first; then there are doubts to look at")
             return
-        self.panel.submit(
-            partial(correct_tasks.call, session.next_place), "place", self._on_place, "Looking …"
-        )
+        job = partial(correct_tasks.locked, session.next_place, link.lock)
+        self.panel.submit(job, "place", self._on_place, "Looking …")
 
     def _on_place(self, place: tuple[int, int, int] | None) -> None:
         assert self.panel.link is not None

@@ -45,6 +45,7 @@ class SessionForm(QWidget):
     auto_toggled = Signal(bool)
     train_clicked = Signal()
     next_clicked = Signal()
+    flip_clicked = Signal()
     approve_clicked = Signal(str)
     """Key of `APPROVE`, or "withdraw"."""
     save_clicked = Signal()
@@ -71,6 +72,7 @@ class SessionForm(QWidget):
         layout.addWidget(self.auto_box)
         layout.addLayout(self._row)
         layout.addWidget(self.approved_label)
+        layout.addWidget(self.flip_button)
         layout.addWidget(self.rounds)
         layout.addWidget(self.network_fold)
         self.close_button.clicked.connect(self.close_clicked)
@@ -115,6 +117,13 @@ class SessionForm(QWidget):
         self.approve_button.setMenu(menu)
         self.approved_label = QLabel("")
         self.approved_label.setWordWrap(True)
+        self.flip_button = QPushButton("")
+        self.flip_button.setToolTip(
+            "Goes to one place after the other where the last round would have changed what you "
+            "approved (Ctrl+Alt+F)"
+        )
+        self.flip_button.hide()
+        self.flip_button.clicked.connect(self.flip_clicked)
         self._row = QHBoxLayout()
         self._row.addWidget(self.next_button, 1)
         self._row.addWidget(self.approve_button)
@@ -220,6 +229,13 @@ class SessionForm(QWidget):
             parts = ", ".join(f"{name} {count}" for name, count in counts.items() if count)
             text = f"{total} stroke{'s' * (total != 1)}: {parts}"
         self.painted_label.setText(text)
+
+    def show_flipped(self, voxels: int, free: bool) -> None:
+        """Offer to look at approved voxels that the current round would change."""
+        many = "s" * (voxels != 1)
+        self.flip_button.setText(f"Next of {voxels} approved voxel{many} it would have changed")
+        self.flip_button.setVisible(voxels > 0)
+        self.flip_button.setEnabled(free)
 
     def show_approved(self, share: float) -> None:
         """Say how much of the scan is approved, 0 to 1."""

@@ -3,7 +3,8 @@
 # mypy: disallow-subclassing-any=False
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,10 +17,11 @@ from .results import LayerPlan, make_layer
 if TYPE_CHECKING:
     from napari.layers import Labels
 
-__all__ = ["CorrectionLayers", "shown_index"]
+__all__ = ["CorrectionLayers", "box_of", "shown_index"]
 
 Array = npt.NDArray[Any]
 _PLACE = ("scale", "translate", "rotate", "shear", "affine")
+_SLOW = 0.5  # s
 BACKGROUND_COLOUR = "#f5f5f5"
 """Of strokes that say "background"."""
 
@@ -62,12 +64,18 @@ class CorrectionLayers(QObject):
         self.mask: Labels | None = None
         self.strokes: Labels | None = None
         self._history = (0, 0)
+        self._refreshed = 0.0
         viewer.layers.events.removed.connect(self._on_removed)
 
     # ---- making them
 
-    def ensure(self, labels: Array, corrections: Array) -> list[str]:
+    def ensure(self, labels: Callable[[], Array], corrections: Callable[[], Array]) -> list[str]:
         """Make the layers that are missing or can't be used, from what the session holds.
+
+        Parameters
+        ----------
+        labels, corrections
+            Give the arrays; asked only if they are needed.
 
         Returns
         -------
@@ -75,14 +83,14 @@ class CorrectionLayers(QObject):
             What was repaired, in words; empty if all was well.
         """
         notes = []
-        for name, array in (("mask", labels), ("strokes", corrections)):
+        for name, give in (("mask", labels), ("strokes", corrections)):
             layer = getattr(self, name)
             problem = self._problem(layer, name)
             if problem is None:
                 notes += self._put_back(layer, name)
                 continue
             self._let_go(layer)
-            setattr(self, name, self._make(name, array))
+            setattr(self, name, self._make(name, give()))
             if name == "strokes":
                 self.activate()
             if problem:
@@ -210,18 +218,52 @@ class CorrectionLayers(QObject):
             return None
         return np.asarray(self._source.turn.inverse().apply(layer.data))
 
-    def write(self, name: str, array: Array, first: int = 0) -> bool:
-        """Put planes (z, Y, X), from plane `first` of the scan on, into "mask" or "strokes"."""
+    def write(
+        self, name: str, array: Array, start: Sequence[int] = (0, 0, 0), *, part: bool = False
+    ) -> bool:
+        """Put an array (z, y, x) into "mask" or "strokes" from a voxel of the scan on.
+
+        Parameters
+        ----------
+        name
+            "mask" or "strokes".
+        array, start
+            What, and where.
+        part
+            Whether more is to come: a 3D view, which takes the whole layer anew, then
+            shows this at most twice a second.
+
+        Returns
+        -------
+        bool
+            Whether the layer is there.
+        """
         target = self.read(name)
         if target is None:
             return False
+        target[box_of(start, array.shape)] = array
+        self._written(name, part)
+        return True
+
+    def write_voxels(self, name: str, voxels: Array, values: Array) -> bool:
+        """Put values (N,) at voxels (N, 3) of the scan; see `write`."""
+        target = self.read(name)
+        if target is None:
+            return False
+        target[tuple(voxels.T)] = values
+        self._written(name, part=False)
+        return True
+
+    def _written(self, name: str, part: bool) -> None:
         layer = getattr(self, name)
-        target[first : first + len(array)] = array
         layer._reset_history()  # napari's undo would bring back voxels of an older round
         if name == "strokes":
             self._history = _history(layer)
+        now = time.monotonic()
+        if part and self._viewer.dims.ndisplay == 3 and now - self._refreshed < _SLOW:
+            return
+        self._refreshed = now
         layer.refresh(extent=False, thumbnail=False, highlight=False)
-        return True
 
     def history_moved(self) -> bool:
         """Whether strokes were painted, undone or redone since this was last asked."""
@@ -255,6 +297,11 @@ class CorrectionLayers(QObject):
         for name in ("mask", "strokes"):
             if event.value is getattr(self, name) and event.value is not None:
                 self.removed.emit(name)
+
+
+def box_of(start: Sequence[int], shape: Sequence[int]) -> tuple[slice, ...]:
+    """Index of a box of that shape from a voxel on."""
+    return tuple(slice(a, a + n) for a, n in zip(start, shape, strict=True))
 
 
 def shown_index(source: LayerSource, voxel: Sequence[float]) -> tuple[float, float, float]:

@@ -10,10 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import InputError, OutputError
-from .correct_layers import CorrectionLayers
-from .correct_tasks import Started
+from .correct_layers import CorrectionLayers, box_of
+from .correct_tasks import Approved, Started
 
 if TYPE_CHECKING:
+    from napari.layers import Layer
+
     from ..correction.learn import Learned, Patch
     from ..correction.rounds import Round
 
@@ -35,7 +37,12 @@ class SessionLink:
     lock
         Held by a job while it copies the strokes there are.
     notes
-        What went wrong with saving, in words; empty if all is well.
+        What the person should know (saving, edits, repairs), in words.
+    scan_layer
+        What the person chose as the scan; it may have been deleted meanwhile.
+    flips
+        Places of approved voxels that the current round would change, still to be shown;
+        None: not looked for yet.
     """
 
     def __init__(self, viewer: Any, started: Started) -> None:
@@ -46,6 +53,9 @@ class SessionLink:
         self.marker = background_value(self.session.corrections.dtype)
         self.lock = threading.Lock()
         self.notes: list[str] = []
+        self.scan_layer: Layer | None = None
+        self.flips: list[tuple[int, int, int]] | None = None
+        self._shown = self._movements = 0
         self.layers = CorrectionLayers(
             viewer, self.source, self.session.classes, self.colours, self.marker
         )
@@ -57,10 +67,15 @@ class SessionLink:
         A new mask holds strokes that were made since the last one was written: they are
         noted as written, else they would count as edits of it.
         """
-        labels, before = self.session.labels, self.layers.mask
-        notes = self.layers.ensure(labels, self.session.corrections)
-        if self.layers.mask is not before:
-            self.session.note_written(labels)
+        made: list[npt.NDArray[Any]] = []
+
+        def labels() -> npt.NDArray[Any]:
+            made.append(self.session.labels)
+            return made[0]
+
+        notes = self.layers.ensure(labels, lambda: self.session.corrections)
+        for written in made:
+            self.session.note_written(written)
         return notes
 
     # ---- from the layers
@@ -107,8 +122,13 @@ class SessionLink:
             self.lock.release()
         return True
 
-    def take_edits(self) -> int:
+    def take_edits(self, where: tuple[slice, ...] = (slice(None),) * 3) -> int:
         """Turn edits of the mask into a stroke, which the strokes layer shows then.
+
+        Parameters
+        ----------
+        where
+            The part of the mask to look at.
 
         Returns
         -------
@@ -124,13 +144,10 @@ class SessionLink:
         if mask is None:
             return 0
         with self.lock:
-            stroke = self._saving(lambda: self.session.take_mask_edits(mask))
+            stroke = self._saving(lambda: self.session.take_mask_edits(mask, where))
         if stroke is None:
             return 0
-        strokes = self.layers.read("strokes")
-        if strokes is not None:
-            strokes[tuple(stroke.voxels.T)] = stroke.values
-            self.layers.write("strokes", strokes[:0])  # shows what was just written
+        self.layers.write_voxels("strokes", stroke.voxels, stroke.values)
         return len(stroke.voxels)
 
     def collect(self) -> list[str]:
@@ -172,52 +189,85 @@ class SessionLink:
         try:
             return action()
         except (OutputError, OSError) as error:
-            self.session.saved = None
-            self.notes.append(f"saving stopped, the disk says: {error}")
+            self.stop_saving(error)
             return action()
+
+    def stop_saving(self, error: BaseException) -> None:
+        """Go on without saving: the disk failed."""
+        self.session.saved = None
+        self.notes.append(f"saving stopped, the disk says: {error}")
 
     # ---- into the layers
 
+    def begin(self) -> None:
+        """Say that a job begins that may show parts of a new mask."""
+        self._shown, self._movements = 0, len(self.session.strokes)
+
     def show_patch(self, patch: Patch) -> None:
         """Show a part of the new mask; strokes made meanwhile stay on top of it."""
-        self._keep_edits()
-        labels = self.session.merged(patch.labels, patch.first)
-        if self.layers.write("mask", labels, patch.first):
-            self.session.note_written(labels, patch.first)
+        self._keep_edits(box_of(patch.start, patch.labels.shape))
+        labels = self.session.merged(patch.labels, patch.start)
+        if self.layers.write("mask", labels, patch.start, part=True):
+            self.session.note_written(labels, patch.start)
+            self._shown += labels.size * patch.final
 
     def restore(self) -> None:
         """Show the current round, whatever parts of another were shown."""
         self._keep_edits()
+        self._shown = 0
         labels = self.session.labels
         if self.layers.write("mask", labels):
             self.session.note_written(labels)
 
-    def apply(self, learned: Learned) -> Round | None:
-        """Make a result the current round and show it; None if a network's is not better."""
+    def apply(self, learned: Learned, made: Round | None = None) -> Round | None:
+        """Make a result the current round and show it; None if a network's is not better.
+
+        Parameters
+        ----------
+        learned
+            The result.
+        made
+            What `CorrectionSession.make_round` made of it; None: it is made and saved now.
+        """
         self._keep_edits()
+        self.flips = None
+        whole, self._shown = self._shown == learned.labels.size, 0
         better_only = learned.kind == "network"
         action = self.session.apply_if_better if better_only else self.session.apply
-        made: Round | None = self._saving(lambda: action(learned))
-        self.ensure()
-        if made is None:
+        taken: Round | None = self._saving(lambda: action(learned, made, shown=whole))
+        self.notes += self.ensure()
+        if taken is None:
             self.restore()  # the session did not change: what was shown meanwhile is no edit
+        elif whole:  # all is there but what was painted meanwhile
+            voxels, values = self.session.strokes_since(self._movements)
+            self.layers.write_voxels("mask", voxels, values)
         else:
             self.restore_without_edits()
-        return made
+        return taken
+
+    def approve(self, found: Approved) -> None:
+        """Let what a job worked out hold."""
+        if found.problem is not None:
+            self.stop_saving(found.problem)
+        self._saving(lambda: self.session.set_approval(found.approval))
+        self.flips = None
 
     def go(self, where: str | int) -> Round:
-        """Go to "undo", "redo" or a round's index, and show it.
+        """Go to "undo", "redo", "best" or a round's index, and show it.
 
         Raises
         ------
         InputError
             If there is no such round.
         """
-        self.collect()
+        self.flips = None
+        self.notes += self.collect()
         if where == "undo":
             made = self.session.undo()
         elif where == "redo":
             made = self.session.redo()
+        elif where == "best":
+            made = self.session.restore_best()
         else:
             made = self.session.go_to(int(where))
         self.restore_without_edits()
@@ -227,10 +277,10 @@ class SessionLink:
         """Show the mask after the session has taken it for written."""
         self.layers.write("mask", self.session.labels)
 
-    def _keep_edits(self) -> None:
+    def _keep_edits(self, where: tuple[slice, ...] = (slice(None),) * 3) -> None:
         """Take edits over before the mask is written; odd labels are left out, and overwritten."""
         try:
-            self.take_edits()
+            self.take_edits(where)
         except InputError as error:
             self.notes.append(str(error))
 
@@ -239,10 +289,8 @@ class SessionLink:
     def stroke_counts(self) -> dict[str, int]:
         """How many strokes there are of each class."""
         counts = dict.fromkeys((*self.session.classes[1:], self.session.classes[0]), 0)
-        for stroke in self.session.strokes.items:
-            for value in np.unique(stroke.values):
-                if value:
-                    counts[self.session.classes[0 if value == self.marker else int(value)]] += 1
+        for value, count in self.session.strokes.counts().items():
+            counts[self.session.classes[0 if value == self.marker else value]] += count
         return counts
 
     def approved_share(self) -> float:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["Painting"]
 
 _LATE = 60  # ms
+_LOOK = 250  # ms between looks for strokes that napari's undo and redo took or brought back
 
 
 class Painting(QObject):
@@ -33,10 +34,22 @@ class Painting(QObject):
         self._late.setSingleShot(True)
         self._late.setInterval(_LATE)
         self._late.timeout.connect(self._on_late)
+        self._look = QTimer(self)
+        self._look.setInterval(_LOOK)
+        self._look.timeout.connect(self._on_look)
+
+    def start(self) -> None:
+        """Follow a session's strokes layer: napari's undo emits nothing when it changes it."""
+        self._look.start()
 
     def stop(self) -> None:
         """Wait for nothing any more."""
         self._late.stop()
+        self._look.stop()
+
+    def _on_look(self) -> None:
+        if self.panel.link is not None and self.panel.link.layers.history_moved():
+            self._on_late()
 
     def choose(self, value: int) -> None:
         """Paint with a label from now on; 0 erases strokes."""

@@ -16,18 +16,17 @@ from . import correct_tasks
 from .correct_beginning import Beginning
 from .correct_checking import Checking
 from .correct_form import SessionForm
+from .correct_history import History
 from .correct_link import SessionLink
 from .correct_painting import Painting
-from .correct_view import bind_keys
+from .correct_view import bind_keys, looked_at
 from .layer_chooser import LayerChooser
 from .notify import notify_failure, summarise
 from .paint_layers import attention_strokes
-from .region import focus_in_view
 from .status_bar import StatusBar
 from .worker import JobFailure, JobRunner, Run
 
 if TYPE_CHECKING:
-    from ..correction.learn import Learned
     from ..correction.session import CorrectionSession
     from ..progress import Progress
     from .tasks import ModelShelf
@@ -75,8 +74,8 @@ class CorrectPanel(QWidget):
         self._kind = ""
         self._preparing: Run | None = None
         self._patches: Callable[[Any], bool] = lambda partial: False
-        self._learned_from = 0
-        self.painting, self.checking = Painting(self), Checking(self)
+        self._learned_from = self._learning_from = 0
+        self.painting, self.checking, self.history = Painting(self), Checking(self), History(self)
         self.beginning = Beginning(self, shelf)
         self.start_form = self.beginning.form
         layout = QVBoxLayout(self)
@@ -107,9 +106,7 @@ class CorrectPanel(QWidget):
         form.approve_clicked.connect(self.checking.approve)
         form.save_clicked.connect(self.checking.save_model)
         form.close_clicked.connect(self.close_session)
-        form.rounds.undo_clicked.connect(self.undo)
-        form.rounds.redo_clicked.connect(self.redo)
-        form.rounds.go_clicked.connect(self.go_to_round)
+        form.flip_clicked.connect(self.checking.next_flip)
         self.status.cancel_clicked.connect(self.cancel)
 
     # ---- state
@@ -127,6 +124,8 @@ class CorrectPanel(QWidget):
     def start(self) -> None:
         """Follow the viewer's layers (again)."""
         self.beginning.attach()
+        if self.link is not None:
+            self.painting.start()
 
     def close_down(self) -> None:
         """Follow them no longer; a session stays as it is."""
@@ -190,8 +189,11 @@ class CorrectPanel(QWidget):
     def _on_finished(self) -> None:
         kind, self._run, self._kind = self._kind, None, ""
         self.update_state()
-        if kind in ("learn", "train") and self.form.auto_box.isChecked() and self.unlearned:
-            self._pause.start()
+        if kind in ("learn", "train") and self.session is not None:
+            # after an error or Cancel it does not begin again by itself with the same strokes
+            new = len(self.session.strokes) > self._learning_from
+            if new and self.form.auto_box.isChecked():
+                self._pause.start()
 
     # ---- beginning and end of a session
 
@@ -201,6 +203,7 @@ class CorrectPanel(QWidget):
 
         self._patches = lambda partial: isinstance(partial, Patch)
         self.link = link = SessionLink(self.viewer, started)
+        link.scan_layer = self.beginning.scan_layer
         link.layers.painted.connect(self.painting.take)
         link.layers.class_chosen.connect(self.painting.show_class)
         link.layers.removed.connect(self.painting.tell_removed)
@@ -208,12 +211,13 @@ class CorrectPanel(QWidget):
         self.form.show_brush(1)
         names = ", ".join(link.session.classes[1:])
         self.form.title.setText(f"Correcting <b>{link.source.volume.name}</b>: {names}")
-        self._learned_from = len(link.session.strokes)
+        self._learned_from = link.session.shown_round.record.movements
         self.form.rounds.begin_losses()
         self.start_form.hide()
         self.form.show()
         self.update_state()
         self.status.idle(started.note or "Paint a stroke or two of each class, then press Learn")
+        self.painting.start()
         self._prepare()
         self.started.emit(link.session)
 
@@ -238,6 +242,7 @@ class CorrectPanel(QWidget):
             self.refuse(error)
             return
         self._pause.stop()
+        self.painting.stop()
         if self._preparing is not None:
             self._preparing.cancel()
         link, self.link = self.link, None
@@ -275,8 +280,9 @@ class CorrectPanel(QWidget):
         link = self.collected()
         if link is None:
             return
-        self._learned_from = len(link.session.strokes)
-        job = partial(correct_tasks.learn, link.session, self._focus(), link.lock)
+        self._begin(link)
+        focus, axis = looked_at(self.viewer, link)
+        job = partial(correct_tasks.learn, link.session, focus, axis, link.lock)
         self.submit(job, "learn", self._on_learned, "Learning …")
 
     def train(self) -> None:
@@ -284,13 +290,18 @@ class CorrectPanel(QWidget):
         link = self.collected()
         if link is None:
             return
-        self._learned_from = len(link.session.strokes)
+        self._begin(link)
         self.form.rounds.begin_losses()
         seconds = float(self.form.seconds_spin.value())
         looks = attention_strokes(self.viewer, link.source)
-        job = partial(correct_tasks.train, link.session, seconds, self._focus(), link.lock, looks)
+        focus, axis = looked_at(self.viewer, link)
+        job = partial(correct_tasks.train, link.session, seconds, focus, axis, link.lock, looks)
         also = "" if looks is None else ", its attention follows the strokes in view"
         self.submit(job, "train", self._on_learned, f"Training the network{also} …")
+
+    def _begin(self, link: SessionLink) -> None:
+        self._learning_from = len(link.session.strokes)
+        link.begin()
 
     def collected(self) -> SessionLink | None:
         """The open session with all that was painted; None if nothing can begin now."""
@@ -308,55 +319,24 @@ class CorrectPanel(QWidget):
         self.form.show_painted(link.stroke_counts())
         return link
 
-    def _focus(self) -> int | None:
-        """Plane of the scan that is looked at."""
-        assert self.link is not None
-        layer = self.link.layers.mask
-        if layer is None:
-            return None
-        focus = focus_in_view(self.viewer, layer, self.link.source)
-        return None if focus is None else round(focus[0])
-
-    def _on_learned(self, learned: Learned) -> None:
-        assert self.link is not None
-        made = self.link.apply(learned)
+    def _on_learned(self, outcome: correct_tasks.Outcome) -> None:
+        link, learned = self.link, outcome.learned
+        assert link is not None
+        if outcome.problem is not None:
+            link.stop_saving(outcome.problem)
+        made = link.apply(learned, outcome.made)
+        if made is not None:
+            self._learned_from = self._learning_from
         many = "s" * (learned.strokes != 1)
         words = [f"Learned from {learned.strokes} stroke{many} in {learned.seconds:.1f} s"]
         if made is None:
             words = ["The trained network measured worse, so all is left as it was"]
         warnings = learned.warnings if made is None else made.record.warnings
-        words += [f"⚠ {text}" for text in (*warnings, *self.link.notes)]
-        self.link.notes.clear()
+        words += [f"⚠ {text}" for text in (*warnings, *link.notes)]
+        link.notes.clear()
         self.status.idle(". ".join(words))
-        self._show_rounds()
+        self.history.show()
         self.learned.emit(made)
-
-    # ---- rounds
-
-    def undo(self) -> None:
-        """Go back to the round before."""
-        self._go("undo")
-
-    def redo(self) -> None:
-        """Take an undo back."""
-        self._go("redo")
-
-    def go_to_round(self, index: int) -> None:
-        """Show a round."""
-        if self.session is not None and index != self.session.current:
-            self._go(index)
-
-    def _go(self, where: str | int) -> None:
-        if self.link is None or self._run is not None:
-            return
-        try:
-            made = self.link.go(where)
-        except Attention3DError as error:
-            self.refuse(error)
-            return
-        number = made.record.number
-        self.status.idle(f"Back at {f'round {number}' if number else 'the start'}")
-        self.update_state()
 
     # ---- how it looks
 
@@ -365,11 +345,6 @@ class CorrectPanel(QWidget):
         if self.link is not None and self.link.notes:
             self.status.idle("⚠ " + "; ".join(self.link.notes))
             self.link.notes.clear()
-
-    def _show_rounds(self) -> None:
-        session = self.session
-        if session is not None:
-            self.form.rounds.show_rounds([r.record for r in session.rounds], session.current)
 
     def update_state(self) -> None:
         """Enable what can be done, and say why not."""
@@ -380,7 +355,6 @@ class CorrectPanel(QWidget):
         free = self._run is None
         session, form = link.session, self.form
         form.set_free(free, _BUSY, learning=self._kind, network=session.has_network)
-        form.rounds.set_enabled(session.can_undo, session.can_redo, free)
         form.show_painted(link.stroke_counts())
         form.show_approved(link.approved_share())
-        self._show_rounds()
+        self.history.show()

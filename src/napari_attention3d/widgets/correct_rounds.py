@@ -44,11 +44,18 @@ class RoundsView(QWidget):
     """Index of a round."""
     undo_clicked = Signal()
     redo_clicked = Signal()
+    best_clicked = Signal()
 
     def __init__(self) -> None:
         super().__init__()
         self.undo_button = QPushButton("Undo round")
         self.redo_button = QPushButton("Redo round")
+        self.best_button = QPushButton("")
+        self.best_button.setToolTip(
+            "The latest round that did not look worse than the one before it: mask and network "
+            "together (Ctrl+Alt+B)"
+        )
+        self.best_button.hide()
         self.table = QTableWidget(0, len(_HEADINGS))
         self.table.setHorizontalHeaderLabels(_HEADINGS)
         for column, tip in enumerate(_TIPS):
@@ -78,12 +85,14 @@ class RoundsView(QWidget):
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 4, 0, 0)
         layout.addLayout(row)
+        layout.addWidget(self.best_button)
         layout.addWidget(self.table)
         layout.addWidget(self.score_plot)
         self._indices: list[int] = []
         self.table.cellClicked.connect(self._on_clicked)
         self.undo_button.clicked.connect(self.undo_clicked)
         self.redo_button.clicked.connect(self.redo_clicked)
+        self.best_button.clicked.connect(self.best_clicked)
         self.show_rounds([], 0)
 
     def show_rounds(self, records: Sequence[RoundRecord], current: int) -> None:
@@ -145,6 +154,13 @@ class RoundsView(QWidget):
         self.redo_button.setToolTip(
             why or ("Take the undo back (Ctrl+Alt+Y)" if redo else "Nothing was undone")
         )
+
+    def show_best(self, index: int | None, free: bool) -> None:
+        """Offer to go back to a better round than the current one; None: it is the best."""
+        self.best_button.setVisible(index is not None)
+        self.best_button.setEnabled(free)
+        place = f"round {index}" if index else "the start"
+        self.best_button.setText(f"This round looks worse: back to the best, {place}")
 
     def _on_clicked(self, row: int, column: int) -> None:
         self.go_clicked.emit(self._indices[row])

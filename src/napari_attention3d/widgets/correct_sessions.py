@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 __all__ = ["SavedSession", "discard", "new_folder", "saved_sessions", "sessions_folder"]
 
+_BROKEN = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError)
+"""What reading a damaged file may raise."""
+
 
 @dataclass(frozen=True)
 class SavedSession:
@@ -97,7 +100,7 @@ def saved_sessions(scan: Volume, but: Sequence[Path] = ()) -> list[SavedSession]
             strokes = list((file.parent / "strokes").glob("[0-9]*.safetensors"))
             rounds = list((file.parent / "rounds").glob("[0-9]*"))
             changed = max(path.stat().st_mtime for path in (*strokes, *rounds, file))
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        except _BROKEN:
             continue  # damaged, or just being removed: nothing to offer
         if strokes or len(rounds) > 1:
             found.append(

@@ -21,18 +21,25 @@ from .tasks import ModelShelf
 
 if TYPE_CHECKING:
     from ..correction.learn import Learned
+    from ..correction.merge import Approval
+    from ..correction.rounds import Round
     from ..correction.session import CorrectionSession
     from ..models import ModelInfo
 
 __all__ = [
+    "Approved",
+    "Outcome",
     "Request",
     "Started",
+    "approve",
     "as_shares",
     "call",
     "class_colours",
     "find_models",
     "first_step_locked",
+    "kept",
     "learn",
+    "locked",
     "prepare",
     "resume_session",
     "start_session",
@@ -165,7 +172,9 @@ def resume_session(folder: Path, source: LayerSource) -> Started:
     model = session.start_model
     if model is not None and model.card.class_names == list(session.classes):
         known = [one.colour for one in model.card.classes]
-    return Started(session, source, class_colours(len(session.classes), known))
+    problems = session.saved.problems if session.saved is not None else []
+    note = "".join(f"⚠ {text}. " for text in problems).strip()
+    return Started(session, source, class_colours(len(session.classes), known), note)
 
 
 def _checked(mask: LayerSource, request: Request) -> npt.NDArray[Any]:
@@ -227,9 +236,72 @@ def first_step_locked(job: Job[Learned], lock: threading.Lock) -> Job[Learned]:
     return (yield from job)
 
 
-def learn(session: CorrectionSession, focus: int | None, lock: threading.Lock) -> Job[Learned]:
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What was learned, saved already but not yet visible.
+
+    Attributes
+    ----------
+    learned
+        The result.
+    made
+        The round it will be; None if it is not taken, or could not be saved.
+    problem
+        Why it could not be saved.
+    """
+
+    learned: Learned
+    made: Round | None
+    problem: OSError | OutputError | None = None
+
+
+def kept(session: CorrectionSession, learned: Learned) -> Generator[Progress, None, Outcome]:
+    """Save a result while the window is free; a job."""
+    if learned.kind == "network" and learned.lost:
+        return Outcome(learned, None)
+    yield Progress(0, 0, "Saving the round …")
+    try:
+        return Outcome(learned, session.make_round(learned))
+    except (OutputError, OSError) as error:
+        return Outcome(learned, None, error)
+
+
+def learn(
+    session: CorrectionSession, focus: Sequence[float] | None, axis: int, lock: threading.Lock
+) -> Generator[Progress, None, Outcome]:
     """Learn from all strokes in seconds; a job."""
-    return (yield from first_step_locked(session.learn_job(focus=focus), lock))
+    job = session.learn_job(focus=focus, axis=axis)
+    learned = yield from first_step_locked(job, lock)
+    return (yield from kept(session, learned))
+
+
+def approve(
+    session: CorrectionSession, voxels: Callable[[], npt.NDArray[np.bool_]] | None
+) -> Generator[Progress, None, Approved]:
+    """Work out and save what is approved then; None: nothing any more. A job."""
+    yield Progress(0, 0, "Approving …")
+    chosen = None if voxels is None else voxels()
+    approval = session.approval_with(chosen)
+    try:
+        session.save_approval(approval)
+    except (OutputError, OSError) as error:
+        return Approved(approval, error)
+    return Approved(approval)
+
+
+@dataclass(frozen=True, eq=False)
+class Approved:
+    """What is approved, saved but not yet valid; why it could not be saved."""
+
+    approval: Approval | None
+    problem: OSError | OutputError | None = None
+
+
+def locked(function: Callable[[], Any], lock: threading.Lock) -> Job[Any]:
+    """Make a job of a function that reads the strokes."""
+    yield Progress(0, 0, "Looking …")
+    with lock:
+        return function()
 
 
 def call(function: Callable[[], Any]) -> Job[Any]:
@@ -241,13 +313,15 @@ def call(function: Callable[[], Any]) -> Job[Any]:
 def train(
     session: CorrectionSession,
     seconds: float,
-    focus: int | None,
+    focus: Sequence[float] | None,
+    axis: int,
     lock: threading.Lock,
     attention: npt.NDArray[Any] | None = None,
-) -> Job[Learned]:
+) -> Generator[Progress, None, Outcome]:
     """Train the network on all strokes, those on its attention too; a job."""
     from ..correction.refine import RefineOptions
 
     options = RefineOptions(seconds=seconds)
-    job = session.refine_job(options, focus=focus, attention=attention)
-    return (yield from first_step_locked(job, lock))
+    job = session.refine_job(options, focus=focus, axis=axis, attention=attention)
+    learned = yield from first_step_locked(job, lock)
+    return (yield from kept(session, learned))

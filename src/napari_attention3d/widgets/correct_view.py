@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 from qtpy.QtGui import QKeySequence, QShortcut
 
 from ..errors import InputError
@@ -16,14 +18,31 @@ if TYPE_CHECKING:
     from .correct_link import SessionLink
     from .correct_panel import CorrectPanel
 
-__all__ = ["DEPTH", "approve", "bind_keys", "go_to_voxel"]
+__all__ = ["DEPTH", "bind_keys", "go_to_voxel", "looked_at", "to_approve"]
 
 DEPTH = 5
 """Slices on either side of the one in view that "what the canvas shows" takes in."""
 
 
-def approve(viewer: Any, link: SessionLink, what: str) -> str:
-    """Approve "slice", "region", "label" or "all", or "withdraw" all; return words about it.
+Voxels = Callable[[], npt.NDArray[np.bool_]]
+
+
+def looked_at(viewer: Any, link: SessionLink) -> tuple[tuple[float, ...] | None, int]:
+    """Voxel (z, y, x) of the scan in the middle of the view, and the axis it is seen along.
+
+    The voxel is None in 3D, and where the middle lies outside the scan.
+    """
+    layer = link.layers.mask
+    if layer is None or viewer.dims.ndisplay != 2:
+        return None, 0
+    focus = focus_in_view(viewer, layer, link.source)
+    return focus, link.source.turn.permutation[_hidden(viewer)]
+
+
+def to_approve(viewer: Any, link: SessionLink, what: str) -> tuple[Voxels, str]:
+    """Which voxels are "slice", "region", "label" or "all", and words about them.
+
+    The voxels are for the worker to compute: the scan may be large.
 
     Raises
     ------
@@ -31,26 +50,28 @@ def approve(viewer: Any, link: SessionLink, what: str) -> str:
         If that can't be told from the view.
     """
     session = link.session
-    if what == "withdraw":
-        session.withdraw_approval()
-        return "Nothing is approved any more; learning may change everything"
     if what == "all":
-        session.approve(np.ones(session.shape, bool))
-        said = "The whole mask"
-    elif what == "label":
+        return lambda: np.ones(session.shape, bool), "The whole mask"
+    if what == "label":
         layer = link.layers.strokes
         chosen = 0 if layer is None else int(layer.selected_label)
         value = 0 if chosen == link.marker else chosen
-        session.approve_label(value)
+        if value >= len(session.classes):
+            raise InputError(f"label {value} is no class here; choose a class first")
         said = f"Every voxel of “{session.classes[value]}”"
-    elif what == "region":
-        session.approve_region(_region(viewer, link))
-        said = "What the canvas shows"
-    else:
-        axis, index = _slice(viewer, link)
-        session.approve_slice(index, axis)
-        said = "This slice"
-    return f"{said} is approved and stays; only a stroke changes it"
+        return lambda: session.labels == value, said
+    if what == "region":
+        return partial(session.region_voxels, _region(viewer, link)), "What the canvas shows"
+    axis, index = _slice(viewer, link)
+    region = [(0, n) for n in session.shape]
+    region[axis] = (index, index + 1)
+    return partial(session.region_voxels, region), "This slice"
+
+
+def _hidden(viewer: Any) -> int:
+    """Axis of the shown array that a 2D view does not show."""
+    (hidden,) = {0, 1, 2} - {axis - (viewer.dims.ndim - 3) for axis in viewer.dims.displayed}
+    return hidden
 
 
 def _slice(viewer: Any, link: SessionLink) -> tuple[int, int]:
@@ -59,7 +80,7 @@ def _slice(viewer: Any, link: SessionLink) -> tuple[int, int]:
     assert layer is not None
     if viewer.dims.ndisplay != 2:
         raise InputError("a slice can be approved in the 2D view only; press the 2D/3D button")
-    (hidden,) = {0, 1, 2} - {axis - (viewer.dims.ndim - 3) for axis in viewer.dims.displayed}
+    hidden = _hidden(viewer)
     index = np.asarray(layer.world_to_data(viewer.dims.point), float)[-3:]
     shown = int(np.round(index[hidden]))
     size = link.source.shown.shape[hidden]
@@ -101,8 +122,10 @@ def bind_keys(panel: CorrectPanel) -> None:
     keys = {
         "L": panel.learn,
         "N": panel.checking.next_place,
-        "Z": panel.undo,
-        "Y": panel.redo,
+        "F": panel.checking.next_flip,
+        "Z": panel.history.undo,
+        "Y": panel.history.redo,
+        "B": panel.history.back_to_best,
         "C": panel.painting.choose_next_class,
         "E": partial(panel.painting.choose, 0),
         "0": panel.painting.choose_background,
