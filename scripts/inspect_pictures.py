@@ -25,8 +25,8 @@ EDGE = 600
 GUIDED, GATED = "brain-guided-attention", "brain-attention-unet"
 MNI = "MNI152 T1"
 SCANS = {
-    "ct": ("abdomen.nii.gz", "ct-organs.safetensors", (-15, 20, 145)),
-    "nuclei": ("ovule.tif", "ovule-nuclei.safetensors", (-25, 30, 140)),
+    "ct": ("abdomen.nii.gz", "ct-organs.safetensors"),
+    "nuclei": ("ovule.tif", "ovule-nuclei.safetensors"),
 }
 MOST = 600_000
 """Bytes of a picture."""
@@ -136,7 +136,7 @@ class Figures:
             wait_until(lambda: panel.asking.last is not None and not panel.runs.is_busy)
         for entry in panel.maps.entries:
             entry.layer.visible = entry.group == "Answers"
-        self.in_3d((-18, 22, 150), zoom=0.8)
+        self.in_3d(zoom=0.8)
         self.grey_mask(0.25)
         self.scan.visible = False
         self.save([self.canvas(1.5)], "inspect-3d.png", names=False)
@@ -171,7 +171,6 @@ class Figures:
         """A figure: the mask on the scan; the map on the scan; the map through the mask in 3D."""
         from napari_attention3d.widgets.inspect_look import role_of
 
-        angles = SCANS[name][2] if name in SCANS else (-20, 25, 150)
         if name in SCANS:
             self.viewer.dims.order = (0, 1, 2)
         self.viewer.reset_view()
@@ -190,7 +189,7 @@ class Figures:
         parts.append(self.canvas())
         mask.visible, gate.blending = True, blending
         self.panel.view.dark_box.setChecked(True)
-        self.in_3d(angles, zoom=0.95)
+        self.in_3d(zoom=0.95)
         self.grey_mask(0.3)
         gate.opacity = 0.9
         parts.append(self.canvas())
@@ -217,14 +216,14 @@ class Figures:
             window.resize(*wanted)
         self.viewer.reset_view()
 
-    def in_3d(self, angles: tuple[float, float, float], zoom: float) -> None:
-        """Turn to 3D, all in view."""
+    def in_3d(self, zoom: float) -> None:
+        """Turn to 3D: from above, in front and one side, all in view."""
         self.viewer.dims.order = (0, 1, 2)
         self.viewer.dims.ndisplay = 3
         camera = self.viewer.scene.camera
         camera.orientation = ("towards", "up", "right")
         self.viewer.reset_view()
-        camera.angles = angles
+        camera.set_view_direction((-0.55, -0.7, 0.45), (1, 0, 0))
         camera.zoom *= zoom
 
     def nearer(self) -> None:
