@@ -52,6 +52,8 @@ BUILDERS: dict[str, Callable[[int], nn.Module]] = {
     "attention-unet": _unet,
     "guided": _guided,
     "guided-stride-4": lambda classes: _guided(classes, head_width=0),
+    # Eight times the tokens, so keys and values are pooled by twice as much along each axis.
+    "guided-stride-2": lambda classes: _guided(classes, head_width=0, stem_pool=1, kv_pool=4),
     "monai-attention-unet": _monai_attention_unet,
     "monai-unet": _monai_unet,
     "plain-unet": lambda classes: _unet(classes, ungated_levels=len(STRIDES)),
@@ -66,6 +68,7 @@ TITLES = {
     "attention-unet": "Attention U-Net (ours)",
     "guided": "guided attention (ours), small",
     "guided-stride-4": "guided attention, the paper's stride 4: no refinement head",
+    "guided-stride-2": "guided attention, stride 2 instead of the head",
     "monai-attention-unet": "MONAI AttentionUnet",
     "monai-unet": "MONAI UNet, 2 residual units, instance norm",
     "plain-unet": "plain U-Net: ours, no gates",

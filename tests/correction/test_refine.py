@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 
 import numpy as np
 import pytest
@@ -214,3 +215,41 @@ def test_strokes_land_where_they_were_painted_on_a_turned_and_coarser_grid(model
         monkey.undo()
     inside, everywhere = seen
     assert inside > everywhere  # box voxels (1) are brighter than the mean of background and box
+
+
+@pytest.fixture
+def wrong_device(monkeypatch):
+    """A device whose logits have their classes swapped; stands for a GPU."""
+    from napari_attention3d.correction import refine
+    from napari_attention3d.inference import selftest, setup
+    from napari_attention3d.inference.device import DeviceChoice
+
+    other, cpu, real = torch.device("meta"), torch.device("cpu"), selftest.run_on
+
+    def run(network, x, device, precision):
+        logits = real(network, x, cpu, precision)
+        return logits.flip(1) if device == other else logits
+
+    def choose(request):
+        return DeviceChoice(cpu if request == "cpu" else other, "")
+
+    monkeypatch.setattr(selftest, "_RESULTS", {})
+    monkeypatch.setattr(selftest, "run_on", run)
+    for module in (refine, setup):
+        monkeypatch.setattr(module, "choose_device", choose)
+
+
+def test_a_device_that_computes_wrongly_is_not_trained_on(
+    model, scan, session, finish, wrong_device
+):
+    options = dataclasses.replace(FEW, device="auto", steps=2)
+    done = finish(refine_job(model, scan, session.corrections, options))
+    assert np.isfinite(done.losses).all()
+    assert "the CPU is used instead" in done.warnings[0]
+
+
+def test_a_device_that_computes_wrongly_predicts_nothing(model, scan, finish, wrong_device):
+    from napari_attention3d.correction.predict import predict_job
+
+    shares = finish(predict_job(model, scan))
+    assert np.isfinite(shares).all()

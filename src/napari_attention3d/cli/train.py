@@ -119,6 +119,8 @@ def train(
         result = _train(settings, wish, processes)
     if not processes.is_first:
         return
+    for warning in result.warnings:
+        say(f"warning: {warning}")
     if json:
         print_json(_as_dict(result))
         return
@@ -268,4 +270,5 @@ def _as_dict(result: TrainResult) -> dict[str, Any]:
         "steps": result.steps,
         "validation_dice": None if math.isnan(result.score) else result.score,
         "validation_dice_by_class": result.per_class,
+        "warnings": result.warnings,
     }

@@ -64,7 +64,7 @@ def predict_job(
         model.card,
         model.network,
         weights=f"working copy {id(model.network)}",
-        test=False,
+        test=True,
         device=device,
         region=region,
     )

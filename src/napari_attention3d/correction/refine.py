@@ -29,9 +29,10 @@ from torch.nn import functional as nnf
 
 from ..attention.guide import guide_loss
 from ..errors import InputError, OutOfMemory
-from ..inference.device import choose_device
+from ..inference.device import Precision, choose_device
 from ..inference.preprocess import Placement, Preprocessor
 from ..inference.resample import resample
+from ..inference.selftest import trusted
 from ..models.store import Model
 from ..networks.norm import clear_calibration
 from ..progress import Job, Progress
@@ -110,6 +111,8 @@ class Refined:
         Whether the new one looks worse.
     reason
         Why it stopped: "plateau", "time", "steps".
+    warnings
+        What the person should know.
     """
 
     model: Model
@@ -190,14 +193,16 @@ def _refine(
     if teacher is not None:
         teacher = _turned(teacher, prepared.placement)
     learner = working_copy(model)
-    device = choose_device(options.device).device
+    key = f"working copy {id(model.network)}"
+    wanted = choose_device(options.device).device
+    device, doubt = trusted(learner.network, wanted, Precision("float32", ""), key)
     network = learner.network.to(device)
     clear_calibration(network)
     held = painted.held_back if painted.count >= ENOUGH_STROKES else np.zeros(len(voxels), bool)
     pool = _Pool(prepared.tensor, voxels, painted, held, teacher, options, model, device)
     if attention is not None and attention.any():
         pool.guide = GuideStrokes(attention, scan, prepared.placement, model)
-    result = Refined(learner, [], 0.0)
+    result = Refined(learner, [], 0.0, warnings=[doubt] if doubt else [])
     if held.any():
         result.before = pool.accuracy(model.network, held)
     yield from _train(network, pool, options, result)

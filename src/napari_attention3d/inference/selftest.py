@@ -17,7 +17,7 @@ from ..networks.norm import calibrating
 from .device import Precision
 from .memory import is_out_of_memory, release
 
-__all__ = ["EDGE", "known_problem", "self_test"]
+__all__ = ["EDGE", "known_problem", "self_test", "trusted"]
 
 EDGE = 40
 """Voxels along each axis of the tile: more than one window of any kernel, quick anywhere."""
@@ -60,6 +60,27 @@ def self_test(
             return problem
         _RESULTS[name] = problem
     return _RESULTS[name]
+
+
+def trusted(
+    network: SegmentationNetwork, device: torch.device, precision: Precision, key: str
+) -> tuple[torch.device, str]:
+    """Return the device if it passes its self-test, else the CPU.
+
+    Parameters
+    ----------
+    network, device, precision, key
+        Of `self_test`.
+
+    Returns
+    -------
+    tuple
+        Where to compute, and what to tell the person (empty: the device is taken).
+    """
+    problem = self_test(network, device, precision, key)
+    if not problem:
+        return device, ""
+    return torch.device("cpu"), f"the self-test found that {problem}; the CPU is used instead"
 
 
 def known_problem(

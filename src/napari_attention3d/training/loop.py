@@ -56,7 +56,8 @@ def train_job(
         If the disk is full or the folder can't be written.
     """
     run = Trainer(config, output, restart, cases, processes)
-    yield Progress(run.step, config.schedule.steps, "Preparing training data")
+    begun = "Preparing training data" + (f" (note: {run.doubt})" if run.doubt else "")
+    yield Progress(run.step, config.schedule.steps, begun)
     if run.is_done:
         return run.finish()
     run.prepare()

@@ -7,10 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import torch
-
 from ..errors import InputError
-from ..inference.device import choose_device
 from ..inference.memory import available_bytes
 from ..models.convert_card import COLOURS
 from ..progress import Job
@@ -18,6 +15,7 @@ from .cases import CaseSource, DataFacts, survey_job
 from .config import TrainConfig
 from .folders import TrainingFolder
 from .planning import PRESETS, STANDARD_NETWORK, Plan, plan_training
+from .where import device_to_plan_for
 
 __all__ = ["class_values", "folder_settings", "model_name", "plan_job", "planned_config"]
 
@@ -116,9 +114,13 @@ def plan_job(
     """
     facts = yield from survey_job(sources, ignore)
     values = class_values(facts, ignore)
+    doubt = ""
     if memory is None:
-        memory = available_bytes(_device(device))
+        chosen, doubt = device_to_plan_for(device, network)
+        memory = available_bytes(chosen)
     plan = plan_training(facts, len(values), memory, preset, network, processes)
+    if doubt:
+        plan = replace(plan, notes=(doubt, *plan.notes))
     config = planned_config(
         facts,
         plan,
@@ -133,10 +135,6 @@ def plan_job(
     )
     length = config.schedule
     return config, replace(plan, steps=length.steps, batch_size=length.batch_size)
-
-
-def _device(request: str) -> torch.device:
-    return choose_device(request).device
 
 
 def planned_config(

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from .. import __version__
 from ..errors import Attention3DError, OutOfMemory
-from ..inference.device import choose_device
 from ..inference.memory import is_out_of_memory, release
 from ..models.card import ModelCard
 from ..models.start import start_weights
@@ -31,6 +30,7 @@ from .ema import WeightAverage
 from .losses import NetworkLoss, SegmentationLoss, balanced_weights, class_dice, make_loss
 from .processes import Processes
 from .runs import RunFolder
+from .where import training_device
 
 __all__ = ["TrainResult", "Trainer", "card_of", "learning_rate"]
 
@@ -57,6 +57,8 @@ class TrainResult:
         Best mean validation Dice of the classes without background, NaN without validation.
     per_class
         Dice by class name at the best validation.
+    warnings
+        What the person should know.
     """
 
     best: Path
@@ -65,6 +67,7 @@ class TrainResult:
     steps: int
     score: float
     per_class: dict[str, float] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
 
 
 def card_of(config: TrainConfig, network: SegmentationNetwork) -> ModelCard:
@@ -130,12 +133,15 @@ class Trainer:
         if s.threads:
             torch.set_num_threads(s.threads)
         torch.manual_seed(config.seed)
-        self.device = choose_device(self.processes.device(s.device)).device
         arguments = {k: v for k, v in config.network.items() if k != "name"}
         arguments |= {"in_channels": len(config.channels), "num_classes": len(config.classes)}
         self.network = build_network(config.network["name"], **arguments)
         if config.init_from:
             self._start_from(config.init_from)
+        key = f"to train: {self.network.config} {config.init_from} {config.seed}"
+        self.device, self.autocast, self.doubt = training_device(
+            self.network, s.device, s.precision, key, self.processes
+        )
         self.network.to(self.device)
         self.card = card_of(config, self.network)
         self.optimiser = torch.optim.AdamW(
@@ -144,7 +150,6 @@ class Trainer:
         self.average = WeightAverage(self.network, s.ema)
         self.step, self.best, self.seconds, self.lost = 0, -math.inf, 0.0, 0
         self.per_class: dict[str, float] = {}
-        self.autocast = _half_precision(s.precision, self.device)
         self.sampler: Sampler
         self.loss: NetworkLoss
         self.wrapped: nn.Module
@@ -344,7 +349,15 @@ class Trainer:
             self._save_model(files.output, self.average.state_dict(), {})
         self.processes.wait()
         score = self.best if math.isfinite(self.best) else math.nan
-        return TrainResult(files.output, files.last, files.log, self.step, score, self.per_class)
+        return TrainResult(
+            files.output,
+            files.last,
+            files.log,
+            self.step,
+            score,
+            self.per_class,
+            [self.doubt] if self.doubt else [],
+        )
 
     # ---- helpers
 
@@ -387,12 +400,3 @@ class Trainer:
 def _pick(count: int, *seeds: int) -> int:
     generator = torch.Generator().manual_seed(sum(s * 7919**i for i, s in enumerate(seeds)))
     return int(torch.randint(count, (1,), generator=generator))
-
-
-def _half_precision(precision: str, device: torch.device) -> bool:
-    """Whether bfloat16 autocast is used; on the CPU only where the processor has it."""
-    if precision != "auto":
-        return precision == "bf16"
-    if device.type == "cpu":
-        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    return device.type == "cuda" and torch.cuda.is_bf16_supported()

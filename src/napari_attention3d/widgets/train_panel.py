@@ -253,7 +253,8 @@ class TrainPanel(QWidget):
 
     def _on_trained(self, result: TrainResult) -> None:
         score = "" if math.isnan(result.score) else f", Dice {result.score:.3f} on kept-back scans"
-        self._say(f"Done after {result.steps} steps{score}. {self._where()}")
+        notes = f". Note: {'; '.join(result.warnings)}" if result.warnings else ""
+        self._say(f"Done after {result.steps} steps{score}. {self._where()}{notes}")
         self.trained.emit(result.best)
 
     def _on_stopped(self) -> None:
