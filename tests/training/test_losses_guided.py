@@ -178,3 +178,34 @@ def test_both_networks_learn_three_spheres():
             assert all(float(p.detach().abs()) > 0 for p in gammas)
             one_hot = nnf.one_hot(mask, 2)
             assert one_hot.sum() == mask.numel()
+
+
+def test_the_parts_add_up_and_tell_a_collapse():
+    torch.manual_seed(0)
+    network = build_network(
+        "guided-attention", widths=(4, 4, 8, 8), features=8, head_width=4
+    ).train()
+    loss_of = make_loss(network)
+    x, labels = torch.randn(1, 1, 20, 20, 20), torch.randint(2, (1, 20, 20, 20))
+    refined = {}
+    for scale, modules in enumerate(network.refine, start=1):
+        modules[-1].register_forward_hook(lambda _m, _i, out, key=scale: refined.update({key: out}))
+    total = float(loss_of(network(x), labels).detach())
+    parts = {k: float(v) for k, v in loss_of.parts.items()}
+    assert not any(v.requires_grad for v in loss_of.parts.values())
+    assert sum(parts[k] for k in ("segmentation", "guided", "reconstruction")) == pytest.approx(
+        total, rel=1e-5
+    )
+    assert min(parts.values()) > 0
+    for scale in (1, 2, 3, 4):
+        expected = float(refined[scale].square().sum(1).sqrt().mean())
+        assert parts[f"strength_scale_{scale}"] == pytest.approx(expected, rel=1e-5)
+    with torch.no_grad():
+        for parameter in network.refine[2][-1].out.parameters():
+            parameter.zero_()  # scale 3 has collapsed
+    loss_of(network(x), labels)
+    assert float(loss_of.parts["strength_scale_3"]) == 0
+    assert float(loss_of.parts["strength_scale_2"]) > 0
+    network.eval()
+    loss_of(network(x), labels)
+    assert set(loss_of.parts) == {"segmentation"}

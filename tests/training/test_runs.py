@@ -145,3 +145,35 @@ def test_a_damaged_configuration_is_told(pairs, pairs_config, tmp_path):
         files.config()
     assert files.info() is None
     assert json.loads((files.path / "progress.json").read_text())["step"] == 3
+
+
+GUIDED = {
+    "name": "guided-attention",
+    "widths": [4, 4, 8, 8],
+    "features": 8,
+    "head_width": 4,
+}
+
+
+def test_the_log_has_the_parts_of_a_guided_loss(synthesis_settings, label_maps, tmp_path):
+    settings = synthesis_settings(label_maps, steps=2) | {"network": GUIDED}
+    output = tmp_path / "toy.safetensors"
+    to_the_end(TrainConfig.checked(settings), output)
+    rows = RunFolder(output).read_log()
+    assert [int(row["step"]) for row in rows] == [1, 2]
+    for row in rows:
+        parts = row["segmentation"] + row["guided"] + row["reconstruction"]
+        assert parts == pytest.approx(row["loss"], rel=1e-4)
+        assert all(row[f"strength_scale_{scale}"] > 0 for scale in (1, 2, 3, 4))
+
+
+def test_a_log_that_was_begun_with_fewer_figures_keeps_its_columns(tmp_path):
+    """A run that an earlier version began goes on: no figure slips into another's column."""
+    folder = RunFolder(tmp_path / "m.safetensors")
+    folder.make()
+    folder.log.write_text("step,seconds,loss,val_a\n1,2.0,0.5,\n", encoding="utf-8")
+    folder.add_to_log(["a"], {"step": "2", "loss": "0.4", "guided": "7", "val_a": "0.9"})
+    assert folder.read_log() == [
+        {"step": 1, "seconds": 2, "loss": 0.5},
+        {"step": 2, "loss": 0.4, "val_a": 0.9},
+    ]

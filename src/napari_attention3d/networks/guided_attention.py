@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from .base import MapSpec, NetworkOutput, SegmentationNetwork
 from .blocks import ConvNormAct, Norm, Size3, kaiming_, pad_to_multiple, triple
-from .guided_module import GuidanceTrace, GuidedModule, SemanticAutoencoder, magnitude
+from .guided_module import CODE_STRIDE, GuidanceTrace, GuidedModule, SemanticAutoencoder, magnitude
 from .refinement import RefinementHead
 from .registry import register
 from .resnet import ResNetEncoder, Shortcut, upsample_centred
@@ -280,10 +280,13 @@ class GuidedAttentionNet(SegmentationNetwork):
         return self.encoder.feature_strides[-1]
 
     def padded_size(self, size: Sequence[int]) -> Size3:
-        """Two voxels along each axis at the deepest level: a norm over one would wipe it out."""
-        z, y, x = (
-            max(int(n), s + 1 if s > 1 else 1) for n, s in zip(size, self.total_stride, strict=True)
-        )
+        """Two voxels along each axis at the deepest level, the encoder's or the code's.
+
+        A norm over one would wipe it out.
+        """
+        pairs = zip(self.total_stride, self.grid_stride, strict=True)
+        deepest = [max(total, CODE_STRIDE * grid) for total, grid in pairs]
+        z, y, x = (max(int(n), s + 1 if s > 1 else 1) for n, s in zip(size, deepest, strict=True))
         return z, y, x
 
     @property
@@ -361,6 +364,7 @@ class GuidedAttentionNet(SegmentationNetwork):
                 tuple(tuple(s.inputs) for s in steps),
                 tuple(tuple(s.latents) for s in steps),
                 tuple(tuple(s.reconstructions) for s in steps),
+                tuple(magnitude(a.detach()).mean() for a in refined),
             )
         return NetworkOutput(logits[:, :, : size[0], : size[1], : size[2]], maps, sides, trace)
 

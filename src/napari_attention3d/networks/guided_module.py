@@ -18,7 +18,11 @@ from .self_attention import (
     PositionRecord,
 )
 
-__all__ = ["GuidanceTrace", "GuidedModule", "SemanticAutoencoder", "magnitude"]
+__all__ = ["CODE_STRIDE", "GuidanceTrace", "GuidedModule", "SemanticAutoencoder", "magnitude"]
+
+
+CODE_STRIDE = 4
+"""Of the semantic autoencoder's code on the attention's grid."""
 
 
 class GuidanceTrace(NamedTuple):
@@ -32,11 +36,15 @@ class GuidanceTrace(NamedTuple):
         Codes z of the semantic autoencoder, at a quarter of the grid.
     reconstructions
         R, of the inputs' shape.
+    strengths
+        Mean norm of the refined features A of each scale after the last step: for a log,
+        without a gradient. Features that have collapsed are near 0 everywhere.
     """
 
     inputs: tuple[tuple[Tensor, ...], ...]
     latents: tuple[tuple[Tensor, ...], ...]
     reconstructions: tuple[tuple[Tensor, ...], ...]
+    strengths: tuple[Tensor, ...] = ()
 
 
 class _ScaleNorm(nn.Module):

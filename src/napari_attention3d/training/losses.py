@@ -237,6 +237,7 @@ class GuidedAttentionLoss(nn.Module):
         self.segmentation, self.final = segmentation, final
         self.grid_stride = tuple(int(s) for s in grid_stride)
         self.weights, self.detach_targets = weights, detach_targets
+        self.parts: dict[str, Tensor] = {}
 
     def forward(self, output: NetworkOutput, labels: Tensor) -> Tensor:
         """Loss of a batch; in evaluation mode that of the mask alone.
@@ -247,6 +248,12 @@ class GuidedAttentionLoss(nn.Module):
             Of a `GuidedAttentionNet`.
         labels
             (B, Z, Y, X) integer.
+
+        Returns
+        -------
+        Tensor
+            Scalar. `parts` then holds, for a log, what it is the sum of, and the mean norm of
+            each scale's refined features.
         """
         total = output.logits.new_zeros((), dtype=torch.float32)
         if self.final or not output.side_logits:
@@ -254,10 +261,14 @@ class GuidedAttentionLoss(nn.Module):
         for side in output.side_logits:
             total = total + self._one(side, labels)
         total = self.weights[0] * total
+        self.parts = {"segmentation": total.detach()}
         if output.trace is not None:
-            guided = guided_loss(output.trace, self.detach_targets)
-            rebuilt = reconstruction_loss(output.trace, self.detach_targets)
-            total = total + self.weights[1] * guided + self.weights[2] * rebuilt
+            guided = self.weights[1] * guided_loss(output.trace, self.detach_targets)
+            rebuilt = self.weights[2] * reconstruction_loss(output.trace, self.detach_targets)
+            total = total + guided + rebuilt
+            self.parts |= {"guided": guided.detach(), "reconstruction": rebuilt.detach()}
+            for scale, strength in enumerate(output.trace.strengths, start=1):
+                self.parts[f"strength_scale_{scale}"] = strength
         return total
 
     def _one(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -297,6 +308,7 @@ class SideLoss(nn.Module):
     def __init__(self, segmentation: SegmentationLoss) -> None:
         super().__init__()
         self.segmentation = segmentation
+        self.parts: dict[str, Tensor] = {}
 
     def forward(self, output: NetworkOutput, labels: Tensor) -> Tensor:
         """Loss of a batch; labels (B, Z, Y, X)."""
@@ -306,6 +318,9 @@ class SideLoss(nn.Module):
 
 class NetworkLoss(Protocol):
     """A network's training loss."""
+
+    parts: dict[str, Tensor]
+    """Figures of the last batch for a log, by name; empty if there is nothing to tell."""
 
     def __call__(self, output: NetworkOutput, labels: Tensor) -> Tensor:
         """Scalar loss of a batch; labels (B, Z, Y, X)."""

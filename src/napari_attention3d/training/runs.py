@@ -154,11 +154,15 @@ class RunFolder:
         return found
 
     def add_to_log(self, classes: list[str], row: Mapping[str, Any]) -> None:
-        """Append a line."""
+        """Append a line; figures that the log's first line does not name are left out."""
         fields = ["step", "seconds", "loss", "learning_rate", "grad_norm", "val_dice"]
         fields += [f"val_{name}" for name in classes]
+        fields += [key for key in row if key not in fields]
         new = not self.log.exists()
         try:
+            if not new:
+                with open(self.log, encoding="utf-8", newline="") as file:
+                    fields = next(csv.reader(file), fields)
             with open(self.log, "a", newline="", encoding="utf-8") as file:
                 writer = csv.DictWriter(file, fields, restval="")
                 if new:

@@ -202,7 +202,7 @@ class Trainer:
         used = self.seconds / s.seconds if s.seconds is not None else 0.0
         rate = learning_rate(self.config, self.step, used)
         try:
-            loss, norm = self._update(rate)
+            metrics = self._update(rate)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -213,19 +213,19 @@ class Trainer:
                 "preset, or a smaller patch or batch"
             ) from error
         self.step += 1
-        metrics = {"loss": loss, "learning_rate": rate, "grad_norm": norm}
         took = time.monotonic() - began
         self.seconds = (
             self.processes.agree(self.seconds + took) if s.seconds else (self.seconds + took)
         )
         if self.processes.is_first:
             metrics |= self._afterwards(metrics)
-        message = f"Training, step {self.step} of {s.steps}, loss {loss:.3f}"
+        message = f"Training, step {self.step} of {s.steps}, loss {metrics['loss']:.3f}"
         if "val_dice" in metrics:
             message += f", validation Dice {metrics['val_dice']:.3f}"
         return Progress(*self._done(), message, metrics=metrics)
 
-    def _update(self, rate: float) -> tuple[float, float]:
+    def _update(self, rate: float) -> dict[str, float]:
+        """Do a step; what there is to log of it."""
         s = self.config.schedule
         for group in self.optimiser.param_groups:
             group["lr"] = rate
@@ -247,7 +247,9 @@ class Trainer:
                 f"the training diverged: {MOST_LOST} steps in a row without a finite gradient; "
                 "train anew with a lower learning rate, or with precision fp32"
             )
-        return float(loss.detach()), float(norm)
+        parts = {name: float(part) for name, part in self.loss.parts.items()}
+        total = {"loss": float(loss.detach()), "learning_rate": rate, "grad_norm": float(norm)}
+        return total | parts
 
     def _afterwards(self, metrics: dict[str, float]) -> dict[str, float]:
         """Validate, log and save, as it is due."""
