@@ -219,7 +219,7 @@ class Block2D(nn.Module):
 
 
 class ResNet2D(nn.Module):
-    def __init__(self, blocks, deep, widths=(8, 8, 16, 16)):
+    def __init__(self, blocks, deep, widths=(8, 8, 16, 16), classes=10):
         super().__init__()
         self.conv1 = nn.Conv2d(3, widths[0], 7, 2, 3, bias=False)
         self.bn1 = nn.BatchNorm2d(widths[0])
@@ -230,7 +230,7 @@ class ResNet2D(nn.Module):
                 row.append(Block2D(a, width, 2 if i == 0 and level else 1, deep))
                 a = 4 * width if deep else width
             self.add_module(f"layer{level + 1}", nn.Sequential(*row))
-        self.fc = nn.Linear(a, 10)
+        self.fc = nn.Linear(a, classes)
 
     def forward(self, x):
         x = self.bn1(self.conv1(x)).relu()
@@ -248,6 +248,39 @@ RESNETS = {18: ((2, 2, 2, 2), False), 34: ((3, 4, 6, 3), False), 50: ((3, 4, 6, 
 def imagenet(depth):
     torch.manual_seed(depth)
     return stir(ResNet2D(*RESNETS[depth]))
+
+
+# As torchvision's documentation states them ("num_params" of the ImageNet weights).
+PARAMETERS = {18: 11_689_512, 34: 21_797_672, 50: 25_557_032}
+
+
+@pytest.mark.parametrize("depth", [18, 34, 50])
+def test_the_reference_has_torchvisions_layout(depth):
+    """Names and shapes that torchvision's files are known to have; without torchvision."""
+    with torch.device("meta"):
+        reference = ResNet2D(*RESNETS[depth], widths=(64, 128, 256, 512), classes=1000)
+    assert sum(p.numel() for p in reference.parameters()) == PARAMETERS[depth]
+    shapes = {name: tuple(t.shape) for name, t in reference.state_dict().items()}
+    out = 4 if depth == 50 else 1
+    assert shapes["conv1.weight"] == (64, 3, 7, 7)
+    assert shapes["fc.weight"] == (1000, 512 * out)
+    assert shapes["layer4.0.downsample.0.weight"] == (512 * out, 256 * out, 1, 1)
+    assert shapes["layer2.0.downsample.1.running_mean"] == (128 * out,)
+    assert ("layer1.0.downsample.0.weight" in shapes) == (depth == 50)
+    assert shapes["layer3.1.conv2.weight"] == (256, 256, 3, 3)
+    assert ("layer1.0.conv3.weight" in shapes) == (depth == 50)
+
+
+@pytest.mark.parametrize("depth", [18, 34, 50])
+def test_the_reference_is_torchvisions(depth):
+    """Where torchvision is installed (it is not needed otherwise)."""
+    models = pytest.importorskip("torchvision.models")
+    theirs = getattr(models, f"resnet{depth}")(weights=None).eval()
+    ours = ResNet2D(*RESNETS[depth], widths=(64, 128, 256, 512), classes=1000).eval()
+    ours.load_state_dict(theirs.state_dict(), strict=True)
+    x = torch.randn(1, 3, 64, 48)
+    with torch.no_grad():
+        assert torch.allclose(ours.fc(ours(x)[-1].mean((2, 3))), theirs(x), atol=1e-4)
 
 
 @pytest.mark.parametrize("depth", [18, 34, 50])

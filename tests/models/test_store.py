@@ -13,6 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from napari_attention3d.errors import InputError, ModelFileError, OutputError
+from napari_attention3d.inference.preprocess import normalise
 from napari_attention3d.models import ModelCard, list_models, load_model, save_model, store
 from napari_attention3d.models.header import CARD_KEY, LARGEST_HEADER, read_header
 from napari_attention3d.networks import AttentionUNet
@@ -316,14 +317,55 @@ def test_unknown_name_lists_the_known_ones(path: Path, monkeypatch: pytest.Monke
         load_model("three-cubes")
 
 
+SHIPPED = {"brain-attention-unet": "attention-unet", "brain-guided-attention": "guided-attention"}
+LARGEST = 15e6
+"""Bytes of a shipped model."""
+
+
 def test_built_in_models_load_and_say_what_they_are() -> None:
-    built_in = [info for info in list_models() if info.built_in]
-    for info in built_in:
+    built_in = {info.name: info for info in list_models() if info.built_in}
+    assert set(SHIPPED) <= set(built_in)
+    for name, info in built_in.items():
         assert info.problem == ""
-        model = load_model(info.name)
+        assert info.path.stat().st_size <= LARGEST
+        model = load_model(name)
         assert model.built_in
         assert model.card.licence
         assert model.card.limitations
+        assert model.network.name == SHIPPED.get(name, model.network.name)
+
+
+def test_the_guided_card_has_the_unets_figures_beside_its_own() -> None:
+    unet, guided = (load_model(name).card for name in SHIPPED)
+    own, beside = guided.metrics, guided.metrics["beside_brain_attention_unet"]
+    assert beside["validation_mean_dice"] == unet.metrics["validation_mean_dice"]
+    assert beside["mni152_t1_dice"] == unet.metrics["mni152_t1"]["dice"]
+    assert set(own["mni152_t1"]["dice"]) == set(beside["mni152_t1_dice"])
+    assert 0 < own["validation_mean_dice"] < 1
+    # The same data and classes, or the figures could not stand side by side.
+    assert guided.training_data == unet.training_data
+    assert guided.class_names == unet.class_names
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_half_precision_keeps_the_labels_of_a_shipped_model(name: str) -> None:
+    """On nested shells, as bright as tissues are in T1: 99 of 100 voxels keep their label."""
+    model = load_model(name)
+    grid = torch.stack(torch.meshgrid(*[torch.linspace(-1, 1, 56)] * 3, indexing="ij"))
+    radius = (grid / torch.tensor([0.8, 0.95, 0.75]).view(3, 1, 1, 1)).square().sum(0).sqrt()
+    scan = torch.zeros_like(radius)
+    for outside, value in ((1.0, 0.25), (0.9, 0.6), (0.75, 0.95), (0.25, 0.2)):
+        scan[radius < outside] = value
+    scan += 0.03 * torch.randn(scan.shape, generator=torch.Generator().manual_seed(0))
+    scan = normalise(scan[None], model.card.normalisation)[None]
+    with torch.inference_mode():
+        exact = model.network(scan).logits
+        with torch.autocast("cpu", torch.bfloat16):
+            half = model.network(scan).logits
+    labels = exact.argmax(1)
+    assert len(labels.unique()) >= 4
+    assert (half.argmax(1) == labels).float().mean() >= 0.99
+    assert not torch.equal(half.float(), exact)
 
 
 def test_listing_does_not_load_torch(path: Path) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from napari_attention3d.networks import build_network
 from napari_attention3d.networks.attention_gate import AdditiveGate, GridGate
 
 
@@ -52,14 +53,22 @@ def test_psi_bias_opens_and_shuts(bias, expected):
     assert torch.allclose(out, expected * skip, atol=1e-5)
 
 
-def test_starts_open():
-    torch.manual_seed(0)
-    gate = GridGate(8, 16)
-    gate.reset_psi()
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_starts_open(seed):
+    """A network's own initialisation: no gate holds half back, all together let 80 % through."""
+    torch.manual_seed(seed)
+    network = build_network("attention-unet", preset="small").eval()
     with torch.no_grad():
-        gate.psi.weight.mul_(0.1)
-    _, alpha = gate(torch.randn(1, 8, 8, 8, 8), torch.randn(1, 16, 4, 4, 4))
-    assert 0.9 <= alpha.mean() <= 0.99
+        maps = network(torch.randn(1, 1, 32, 32, 32), return_maps=True).maps
+        means = torch.tensor([float(m.mean()) for m in maps.values()])
+        assert means.min() > 0.6
+        assert 0.8 < means.mean() < 0.99
+        for gate in network.modules():
+            if isinstance(gate, GridGate):
+                assert float(gate.psi.bias) == 3
+                gate.psi.weight.zero_()  # what the bias alone lets through
+        maps = network(torch.randn(1, 1, 32, 32, 32), return_maps=True).maps
+        assert all(torch.allclose(m, torch.tensor(0.9526), atol=1e-4) for m in maps.values())
 
 
 def test_odd_skip_sizes_keep_their_last_plane():

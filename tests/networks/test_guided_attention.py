@@ -222,11 +222,52 @@ def test_depths(depth):
         assert network(volume(33, 20, 20, channels=3)).logits.shape == (1, 2, 33, 20, 20)
 
 
-def test_sigmoid_bounds_the_multiplier():
-    a, b = (net(attention_act=act).eval() for act in ("none", "sigmoid"))
-    b.load_state_dict(a.state_dict())
+@pytest.mark.parametrize("act", ["none", "sigmoid"])
+def test_sigmoid_bounds_the_multiplier(act):
+    """What multiplies the fused features: in (0, 1) and the sigmoid of A, or A itself."""
+    network = net(attention_act=act, steps=3).train()
+    refined = {}
+    for scale, modules in enumerate(network.refine):
+        for step, module in enumerate(modules):
+            with torch.no_grad():
+                module.out.weight.mul_(3)
+            module.register_forward_hook(
+                lambda _m, _i, out, key=(step, scale): refined.update({key: out})
+            )
     with torch.no_grad():
-        assert not torch.allclose(a(volume(33, 33, 33)).logits, b(volume(33, 33, 33)).logits)
+        inputs = network(volume(33, 33, 33)).trace.inputs
+    width, largest = 8, 0.0
+    fused = inputs[0][0][:, width:]
+    assert all(torch.equal(x[:, width:], fused) for x in inputs[0])
+    known = fused.abs() > 1e-2
+    for step in (1, 2):
+        for scale, x in enumerate(inputs[step]):
+            multiplier = (x[:, width:] / fused)[known]
+            a = refined[step - 1, scale]
+            expected = (a.sigmoid() if act == "sigmoid" else a)[known]
+            assert torch.allclose(multiplier, expected, atol=1e-4, rtol=1e-4)
+            largest = max(largest, float(multiplier.abs().max()))
+            if act == "sigmoid":
+                assert multiplier.min() >= 0
+                assert multiplier.max() <= 1 + 1e-5
+    assert (largest > 1.5) == (act == "none")
+
+
+def test_a_map_is_the_strength_of_its_own_scale_and_step():
+    network = net(steps=2).eval()
+    found = {}
+    for scale, modules in enumerate(network.refine):
+        for step, module in enumerate(modules):
+            name = f"guided-scale-{scale + 1}-step-{step + 1}"
+            module.register_forward_hook(lambda _m, _i, out, key=name: found.update({key: out}))
+    with torch.no_grad():
+        maps = network(volume(33, 38, 36), return_maps=True).maps
+    assert set(maps) == set(found)
+    for name, features in found.items():
+        expected = features.double().square().sum(1, keepdim=True).sqrt()[..., :9, :10, :9]
+        assert torch.allclose(maps[name].double(), expected, rtol=1e-5, atol=1e-6)
+        others = [v for key, v in maps.items() if key != name]
+        assert not any(torch.allclose(maps[name], other) for other in others)
 
 
 def test_half_precision_agrees_on_the_mask():
@@ -246,6 +287,18 @@ def test_compiles_in_one_graph():
     compiled = torch.compile(network, backend="aot_eager", fullgraph=True)
     with torch.no_grad():
         assert torch.allclose(compiled(x).logits, network(x).logits, atol=1e-4)
+
+
+@pytest.mark.long
+def test_inductor_compiles_it():
+    """The compiler that people get by default, not only its front end."""
+    network = open_gates(net(kv_pool=2, num_classes=3)).eval()
+    x = volume(36, 36, 40)
+    compiled = torch.compile(network, fullgraph=True)
+    with torch.no_grad():
+        expected, actual = network(x).logits, compiled(x).logits
+    assert (expected - actual).abs().max() <= 1e-3 * expected.std()
+    assert (expected.argmax(1) == actual.argmax(1)).float().mean() >= 0.999
 
 
 @pytest.mark.parametrize(

@@ -65,6 +65,13 @@ def test_without_a_scan_the_button_says_what_to_do(dock):
     assert "File > Open" in dock.segment.form.outlook_label.text()
 
 
+def test_both_shipped_models_can_be_chosen(dock, tools):
+    for name in ("brain-attention-unet", "brain-guided-attention"):
+        tools.choose_model(dock, name)
+        assert name in dock.segment.form.model
+        assert dock.segment.form.model_channels == 1
+
+
 def test_run_makes_labels_and_maps_exactly_on_the_scan(dock, viewer, scan_array, qtbot, tools):
     scan = viewer.add_image(
         scan_array, name="cells", scale=(2, 1, 0.5), translate=(5, 6, 7), units=("um",) * 3

@@ -40,8 +40,8 @@ class GridGate(nn.Module):
     out_transform
         Whether W_out and its norm are there.
     psi_bias
-        First value of b_psi; 3 lets 95 % through at the start ("gates are initialised
-        such that they pass everything").
+        First value of b_psi; 3 alone lets 95 % through, a new network's gates about 90 %
+        ("gates are initialised such that they pass everything").
     align_corners
         True only for weights trained with torch <= 0.3.
     out_bias
