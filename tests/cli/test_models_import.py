@@ -118,7 +118,11 @@ def test_an_encoder_says_that_it_must_be_trained(run, folder, imagenet):
     outcome = run("models", "import", imagenet, *words)
     assert outcome.code == 0, outcome.err
     assert "Only the encoder is trained" in outcome.out
+    # Batch norms at a batch of 1 are a trap that people must be told of.
+    assert "batch_size of 2 or more" in outcome.out
+    assert 'schedule: {"batch_size": 2}' in outcome.out
     model = load_model("start")
+    assert model.network.config["norm"] == "batch"
     assert model.network.name == "guided-attention"
     assert "Only the encoder is trained" in model.card.limitations
     assert model.card.class_names == ["background", "cord"]
@@ -127,6 +131,7 @@ def test_an_encoder_says_that_it_must_be_trained(run, folder, imagenet):
 def test_a_training_begins_with_an_imported_encoder(run, folder, imagenet, scan_maker, tmp_path):
     words = ("--name", "start", "--classes", "background,a,b", "--variant", "simplified", "--json")
     report = run("models", "import", imagenet, *words).json
+    assert report["recipe"]["schedule"] == {"batch_size": 2}
     for kind in ("images", "labels"):
         (tmp_path / kind).mkdir()
     for n in range(2):
@@ -145,6 +150,7 @@ def test_a_training_begins_with_an_imported_encoder(run, folder, imagenet, scan_
             "labels": str(tmp_path / "labels"),
         },
         "schedule": {
+            **report["recipe"]["schedule"],
             "steps": 1,
             "patch_sizes": [[16, 16, 16]],
             "learning_rate": 1e-9,

@@ -121,6 +121,13 @@ VARIANT_OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
+BATCH_NORM = (
+    "the encoder's norms are batch norms, and the whole network's with them: train with a "
+    "batch_size of 2 or more, since with 1 they learn from a single patch at a time what masks "
+    "are later made with"
+)
+
+
 def _target(out: Path | None, name: str, force: bool) -> Path:
     if not re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,79}", name):
         raise InputError(
@@ -232,6 +239,7 @@ def _report(found: Conversion, options: CardOptions, path: Path) -> dict[str, An
         "assumed": assumptions(found, options),
         "encoder_only": found.encoder_only,
         "recipe": _recipe(found, options) if found.encoder_only else None,
+        "notes": [BATCH_NORM] if found.encoder_only else [],
     }
 
 
@@ -240,7 +248,7 @@ def _recipe(found: Conversion, options: CardOptions) -> dict[str, Any]:
     config = {k: v for k, v in found.network.config.items() if v is not None}
     config = {k: v for k, v in config.items() if k not in ("in_channels", "num_classes")}
     network = {"name": found.network.name, **config}
-    return {"init_from": options.name, "network": network}
+    return {"init_from": options.name, "network": network, "schedule": {"batch_size": 2}}
 
 
 def _print(report: dict[str, Any]) -> None:
@@ -262,6 +270,8 @@ def _print(report: dict[str, Any]) -> None:
         print(f"{key:<9} {text}")
     if report["recipe"]:
         print("Only the encoder is trained: until the whole is, its masks mean nothing.")
+        for note in report["notes"]:
+            print(f"Note: {note}.")
         print("To train it, put into a recipe:")
         for key, value in report["recipe"].items():
             # A flow mapping of JSON is valid YAML.
