@@ -1,6 +1,6 @@
 """What a forward pass was predicted to cost, and what it took.
 
-    python benchmarks/estimates.py [--cases all] [--threads 1] [--write]
+    python benchmarks/estimates.py [--cases NAMES] [--threads 1] [--write]
 
 Each case runs in a process of its own: peak memory of one pass that measures the scan's
 statistics, above what the process held before, beside `estimate_forward`; seconds of
@@ -16,11 +16,12 @@ import argparse
 import json
 import time
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from comparison.measure import in_fresh_process, machine, peak_mib
+from comparison.measure import in_forked_process, machine, peak_mib
 from comparison.report import update_section
 
 from napari_attention3d.inference.device import Precision
@@ -31,8 +32,8 @@ from napari_attention3d.volumes.atomic import atomic_path
 HERE = Path(__file__).resolve().parent
 ABOUT = """\
 `python benchmarks/estimates.py --write`. {date}, {device}, {threads} thread, torch {torch}.
-What `estimate_forward` and `Rates.probe` told about one pass, and what it took in a fresh
-process: peak memory above the process before it, seconds of processor time. The probe runs
+What `estimate_forward` and `Rates.probe` told about one pass, and what it took in a process
+of its own: peak memory above the process before it, seconds of processor time. The probe runs
 tiles of 64 voxels along each axis, smaller ones for large networks."""
 CLASSES = 8
 SMALL, BASE, LARGE = {"preset": "small"}, {"preset": "base"}, {"preset": "large"}
@@ -67,13 +68,28 @@ CASES: dict[str, Case] = {
         (96,) * 3,
         "float32",
     ),
+    "unet small 64 half": ("attention-unet", SMALL, (64, 64, 64), "bfloat16"),
+    "guided windows 64": (
+        "guided-attention",
+        {**SMALL, "kv_pool": 1, "window": 8},
+        (64,) * 3,
+        "float32",
+    ),
+    "guided windows 64 half": (
+        "guided-attention",
+        {**SMALL, "kv_pool": 1, "window": 8},
+        (64,) * 3,
+        "bfloat16",
+    ),
+    "guided exact 64 half": ("guided-attention", {**SMALL, "kv_pool": 1}, (64,) * 3, "bfloat16"),
+    "additive base 64 half": ("additive-attention-unet", BASE, (64, 64, 64), "bfloat16"),
     "guided large 64": ("guided-attention", LARGE, (64, 64, 64), "float32"),
     "guided paper 64": ("guided-attention", {"preset": "paper"}, (64, 64, 64), "float32"),
 }
 
 
 def probe(case: Case) -> dict[str, float]:
-    """Measure one case; in a fresh process."""
+    """Measure one case; in a process of its own."""
     name, config, tile, precision_name = case
     device, precision = torch.device("cpu"), Precision(precision_name, "")
     network = build_network(name, num_classes=CLASSES, **config).eval()
@@ -124,7 +140,7 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def summary(rows: list[dict[str, Any]]) -> str:
-    """Say how far off the predictions are."""
+    """Say how far off the predictions are, and which miss."""
     parts = []
     for what, key in (
         ("memory", "peak_mib"),
@@ -132,11 +148,11 @@ def summary(rows: list[dict[str, Any]]) -> str:
         ("time of later tiles", "later_seconds"),
     ):
         predicted = "predicted_mib" if key == "peak_mib" else f"predicted_{key}"
-        ratios = sorted(row[predicted] / row[key] for row in rows)
-        close = sum(abs(ratio - 1) <= 0.25 for ratio in ratios)
-        parts.append(
-            f"{what}: {close} of {len(rows)} within 25 % ({ratios[0]:.2f} to {ratios[-1]:.2f})"
-        )
+        ratios = {row["case"]: row[predicted] / row[key] for row in rows}
+        missed = [name for name, ratio in ratios.items() if abs(ratio - 1) > 0.25]
+        text = f"{what}: {len(rows) - len(missed)} of {len(rows)} within 25 % "
+        text += f"({min(ratios.values()):.2f} to {max(ratios.values()):.2f})"
+        parts.append(text + (f", not {', '.join(missed)}" if missed else ""))
     return "Predicted / real, " + "; ".join(parts) + "."
 
 
@@ -145,19 +161,14 @@ def main() -> None:
     parser.add_argument("--cases", default="all", help="names, separated by commas, or all")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--write", action="store_true")
-    parser.add_argument("--probe", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    if arguments.probe:
-        print(json.dumps(probe(CASES[arguments.probe])))
-        return
     names = list(CASES) if arguments.cases == "all" else arguments.cases.split(",")
     rows: list[dict[str, Any]] = []
     for name in names:
-        options = ["--probe", name, "--threads", str(arguments.threads)]
         _, _, tile, precision = CASES[name]
         about = {"case": name, "tile": tile, "precision": precision}
-        rows.append(about | in_fresh_process(__file__, options))
+        rows.append(about | in_forked_process(partial(probe, CASES[name])))
         print(json.dumps(rows[-1]), flush=True)
     lines = [*table(rows), "", summary(rows)]
     print("\n".join(lines))

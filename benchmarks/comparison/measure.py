@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import platform
 import statistics
 import subprocess
@@ -80,6 +81,24 @@ def in_fresh_process(script: str | Path, arguments: Sequence[str]) -> Any:
     if done.returncode:
         raise RuntimeError(f"{script} {' '.join(arguments)} failed:\n{done.stderr[-2000:]}")
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def in_forked_process(job: Callable[[], Any]) -> Any:
+    """What a job returns in a process of its own, which has imported all that this one has.
+
+    Quicker than `in_fresh_process`; only for a process that has computed nothing yet.
+    """
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=lambda: theirs.send(job()))
+    process.start()
+    theirs.close()
+    try:
+        return ours.recv()
+    except EOFError as error:
+        raise RuntimeError("the process ended without a result") from error
+    finally:
+        process.join()
 
 
 def machine(device: torch.device) -> dict[str, Any]:
