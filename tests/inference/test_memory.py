@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from itertools import pairwise
 from pathlib import Path
 
@@ -28,6 +31,10 @@ CPU = torch.device("cpu")
         RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"),
         RuntimeError("[enforce fail] DefaultCPUAllocator: not enough memory: you tried"),
         RuntimeError("MPS backend out of memory (MPS allocated: 5 GB)"),
+        RuntimeError("CUDA error: out of memory"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("std::bad_alloc"),
     ],
 )
 def test_out_of_memory_is_recognised(error: Exception) -> None:
@@ -40,6 +47,58 @@ def test_torchs_own_words_on_the_cpu_are_recognised() -> None:
     assert is_out_of_memory(caught.value)
 
 
+@pytest.mark.parametrize("text", ["could not create a primitive", "could not execute a primitive"])
+def test_onednns_vague_words_mean_memory_where_little_is_left(
+    text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "available_bytes", lambda device: 10**8)
+    assert is_out_of_memory(RuntimeError(text))
+    monkeypatch.setattr(memory, "available_bytes", lambda device: 10**11)
+    assert not is_out_of_memory(RuntimeError(text))
+
+
+LIMITED = """
+import resource
+import psutil, torch
+from napari_attention3d.inference.memory import LITTLE, available_bytes, is_out_of_memory
+torch.set_num_threads(1)
+hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+before = available_bytes(torch.device("cpu"))
+for kernel in (1, 3):
+    for kind in (torch.float32, torch.bfloat16):
+        layer = torch.nn.Conv3d(16, 24, kernel).to(kind)
+        x = torch.ones(1, 16, 16, 64, 64, dtype=kind)
+        for room in range(0, 18_000_000, 900_000):
+            limit = psutil.Process().memory_info().vms + room
+            resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+            try:
+                free = available_bytes(torch.device("cpu"))
+                assert free <= min(before, room), (free, before, room)
+                with torch.inference_mode():
+                    layer(x)
+                print("went well")
+            except (RuntimeError, MemoryError) as error:
+                print(is_out_of_memory(error), type(error).__name__, str(error).splitlines()[0])
+            finally:
+                resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits of the address space")
+def test_what_torch_really_says_is_recognised_whatever_fails() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED],
+        capture_output=True,
+        text=True,
+        timeout=400,
+        check=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    failed = [line for line in done.stdout.splitlines() if line != "went well"]
+    assert len(failed) > 10
+    assert all(line.startswith("True") for line in failed), failed
+
+
 @pytest.mark.parametrize(
     "error",
     [RuntimeError("size mismatch"), ValueError("can't allocate memory"), RuntimeError("memory")],
@@ -50,7 +109,8 @@ def test_other_errors_are_not_mistaken(error: Exception) -> None:
 
 @pytest.mark.parametrize("layout", ["v2", "v1"])
 def test_container_limit_is_read(tmp_path: Path, layout: str) -> None:
-    assert cgroup_headroom(tmp_path) is None
+    none = tmp_path / "none"
+    assert cgroup_headroom(tmp_path, none) is None
     folder = tmp_path if layout == "v2" else tmp_path / "memory"
     folder.mkdir(exist_ok=True)
     limit, used = (
@@ -60,9 +120,40 @@ def test_container_limit_is_read(tmp_path: Path, layout: str) -> None:
     )
     (folder / limit).write_text("5000\n")
     (folder / used).write_text("1200\n")
-    assert cgroup_headroom(tmp_path) == 3800
+    assert cgroup_headroom(tmp_path, none) == 3800
     (folder / limit).write_text("max\n" if layout == "v2" else str(2**63 - 4096))
-    assert cgroup_headroom(tmp_path) is None
+    assert cgroup_headroom(tmp_path, none) is None
+
+
+@pytest.mark.parametrize("layout", ["v2", "v1"])
+def test_the_narrowest_of_nested_groups_counts_and_cached_files_do_not(
+    tmp_path: Path, layout: str
+) -> None:
+    v2 = layout == "v2"
+    limit, used, cached = (
+        ("memory.max", "memory.current", "inactive_file")
+        if v2
+        else ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+    )
+    base = tmp_path if v2 else tmp_path / "memory"
+    groups = tmp_path / "cgroup"
+    rest = "0::/slice/job\n" if v2 else "0::/\n"
+    groups.write_text("11:cpu,cpuacct:/other\n9:memory:/slice/job\n" if not v2 else rest)
+
+    def fill(folder: Path, most: str, now: int, files: int) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / limit).write_text(f"{most}\n")
+        (folder / used).write_text(f"{now}\n")
+        (folder / "memory.stat").write_text(f"anon 1\n{cached} {files}\nactive_file 7\n")
+
+    unlimited = "max" if v2 else str(2**63 - 4096)
+    fill(base / "slice" / "job", unlimited, 900, 100)
+    fill(base / "slice", "5000", 2000, 600)
+    assert cgroup_headroom(tmp_path, groups) == 5000 - (2000 - 600)
+    fill(base / "slice" / "job", "1500", 900, 100)
+    assert cgroup_headroom(tmp_path, groups) == 1500 - 800
+    fill(base / "slice", "2000", 1900, 0)
+    assert cgroup_headroom(tmp_path, groups) == 100
 
 
 def test_container_limit_bounds_what_is_available(monkeypatch: pytest.MonkeyPatch) -> None:

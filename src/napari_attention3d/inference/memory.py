@@ -34,46 +34,122 @@ WHOLE_GRID_VOXELS = 6_000_000
 """Up to this many voxels a grid is one tile, and the statistics are measured over all of it."""
 SMALLEST_TILE = 32
 
-# What torch's allocators for the CPU and Apple's GPU say; they raise a plain RuntimeError.
+# What allocators say that raise a plain RuntimeError.
 _ALLOCATOR_TEXTS = (
     "DefaultCPUAllocator: can't allocate memory",
     "DefaultCPUAllocator: not enough memory",
     "MPS backend out of memory",
+    "CUDA error: out of memory",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "std::bad_alloc",
 )
+# What oneDNN says when its own buffers can't be had, but also when something else is wrong.
+_LIBRARY_TEXTS = ("could not create a primitive", "could not execute a primitive")
+LITTLE = 2**31
+"""Free memory below which a library's failure is taken for a lack of it."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error means that memory ran out, on whatever device."""
+    """Whether an error means that memory ran out, on whatever device.
+
+    To be asked while the error is handled: what it left allocated still counts as taken.
+    """
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(t in str(error) for t in _ALLOCATOR_TEXTS)
+    if not isinstance(error, RuntimeError):
+        return False
+    text = str(error)
+    if any(t in text for t in _ALLOCATOR_TEXTS):
+        return True
+    vague = any(t in text for t in _LIBRARY_TEXTS)
+    return vague and available_bytes(torch.device("cpu")) < LITTLE
 
 
 def available_bytes(device: torch.device) -> int:
-    """Memory that a run can still take on the device, within the container's limit."""
+    """Memory that a run can still take on the device, within the limits set to the process."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(free + cached)
     free = int(psutil.virtual_memory().available)
-    limit = cgroup_headroom()
-    return free if limit is None else min(free, limit)
+    return min(n for n in (free, cgroup_headroom(), process_headroom()) if n is not None)
 
 
-def cgroup_headroom(root: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """Bytes left below the container's memory limit; None if there is none (cgroup v2, v1)."""
-    for limit_file, used_file in (
-        ("memory.max", "memory.current"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
-    ):
+def process_headroom() -> int | None:
+    """Bytes of address space left below the process's limit (ulimit -v); None without one."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit == resource.RLIM_INFINITY:
+        return None
+    return max(0, limit - int(psutil.Process().memory_info().vms))
+
+
+def cgroup_headroom(
+    root: Path = Path("/sys/fs/cgroup"), groups: Path = Path("/proc/self/cgroup")
+) -> int | None:
+    """Bytes left below the container's memory limit; None if there is none (cgroup v2, v1).
+
+    Groups lie within each other and each may have a limit: the least room counts. Files that
+    the kernel keeps in memory and would give up for a program do not count as taken.
+
+    Parameters
+    ----------
+    root
+        Where the groups are shown as folders.
+    groups
+        Says which group this process is in.
+    """
+    rooms = []
+    for folder, names in _own_groups(root, groups):
         try:
-            limit = (root / limit_file).read_text().strip()
-            used = int((root / used_file).read_text())
+            limit = (folder / names[0]).read_text().strip()
+            used = int((folder / names[1]).read_text())
         except (OSError, ValueError):
             continue
         if limit.isdigit() and int(limit) < 2**60:
-            return max(0, int(limit) - used)
-    return None
+            used -= _given_up(folder / "memory.stat", names[2])
+            rooms.append(max(0, int(limit) - used))
+    return min(rooms, default=None)
+
+
+_V2 = ("memory.max", "memory.current", "inactive_file")
+_V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+
+
+def _own_groups(root: Path, groups: Path) -> list[tuple[Path, tuple[str, str, str]]]:
+    """Folders of the process's group and all around it, and what their files are called."""
+    found = [(root, _V2), (root / "memory", _V1)]
+    try:
+        lines = groups.read_text().splitlines()
+    except OSError:
+        lines = []
+    for line in lines:
+        number, _, rest = line.partition(":")
+        kinds, _, path = rest.partition(":")
+        if number != "0" and "memory" not in kinds.split(","):
+            continue
+        base, names = (root, _V2) if number == "0" else (root / "memory", _V1)
+        for part in path.strip("/").split("/"):
+            base = base / part
+            if part not in ("", ".."):
+                found.append((base, names))
+    return found
+
+
+def _given_up(stat: Path, name: str) -> int:
+    """Bytes of cached files that the kernel would give up."""
+    try:
+        for line in stat.read_text().splitlines():
+            key, _, value = line.partition(" ")
+            if key == name:
+                return int(value)
+    except (OSError, ValueError):
+        pass
+    return 0
 
 
 def bytes_per_voxel(network: SegmentationNetwork, precision: str = "float32") -> float:
