@@ -21,7 +21,14 @@ from .errors import InputError
 from .inference.outlook import in_words, outlook
 from .inference.predict import GridPrediction, run_attempts
 from .inference.preprocess import Prepared, Preprocessor, crop_region
-from .inference.setup import Setup, describe_run, focus_on_grid, plan_run, set_up_trusted
+from .inference.setup import (
+    Setup,
+    describe_run,
+    focus_on_grid,
+    held_results,
+    plan_run,
+    set_up_trusted,
+)
 from .inference.sink import Allocate, ScanResults, in_memory
 from .models.card import ModelCard
 from .models.store import Model
@@ -178,7 +185,12 @@ def _set_up(
 
 
 def preflight(
-    volume: Volume, model: Model, options: SegmentOptions | None = None, *, probe: bool = False
+    volume: Volume,
+    model: Model,
+    options: SegmentOptions | None = None,
+    *,
+    probe: bool = False,
+    calibrated: bool = False,
 ) -> Preflight:
     """Tell what `segment_job` would do; raises what it would raise before reading a voxel.
 
@@ -189,13 +201,15 @@ def preflight(
     probe
         Test the device and measure how fast the network is here, where that is not known
         yet: a few small forward passes. Else the time is told only after a first run.
+    calibrated
+        Whether the run will be given the scan's statistics.
     """
     options = options or SegmentOptions()
     setup, _ = _set_up(volume, model, options, test=probe)
     maps = choose_maps(options.attention, model.network.map_specs)
     network, grid = model.network, setup.place.grid
     voxels = int(np.prod(volume.array.shape))
-    cost = outlook(network, setup, voxels, maps=maps, probe=probe)
+    cost = outlook(network, setup, voxels, maps=maps, probe=probe, calibrated=calibrated)
     time_ = f" and {in_words(cost.seconds)} in the network" if cost.seconds is not None else ""
     how = f"in {cost.tiles} tile{'s' * (cost.tiles > 1)}" if cost.tiles else "plane by plane"
     text = (
@@ -260,7 +274,9 @@ def segment_job(
     yield Progress(0, 0, "Preparing the scan")
     setup, doubts = _set_up(volume, model, options, test=True)
     maps = choose_maps(options.attention, model.network.map_specs)
-    prepared = yield from Preprocessor(model.card).open(volume, channel=options.channel)
+    prepared = yield from Preprocessor(model.card).open(
+        volume, channel=options.channel, memory=options.memory
+    )
     results = ScanResults(
         len(model.card.classes),
         setup.place.grid,
@@ -270,10 +286,24 @@ def segment_job(
         uncertainty=options.uncertainty,
         allocate=allocate,
     )
+    attempt = plan_run(
+        model.network,
+        setup,
+        maps,
+        calibrated=calibration is not None,
+        results=held_results(
+            setup,
+            results.classes,
+            probabilities=options.probabilities,
+            uncertainty=options.uncertainty,
+            stored=allocate is not in_memory,
+        ),
+        reading=prepared.source.held_bytes(),
+    )
     prediction = yield from run_attempts(
         model.network,
         prepared.source,
-        plan_run(model.network, setup, maps, calibrated=calibration is not None),
+        attempt,
         calibration=calibration,
         results=results,
         allocate=allocate,
@@ -365,6 +395,7 @@ def _gather(
         "options": options.model_dump(mode="json"),
         "seconds": round(seconds, 3),
         **describe_run(volume, setup, prepared, prediction),
+        **({"warnings": warnings} if warnings else {}),
     }
     about = {"provenance": provenance, "classes": [c.model_dump() for c in card.classes]}
     if "nifti" in volume.metadata:
@@ -389,8 +420,8 @@ def _gather(
         uncertainty=None if doubt is None else place(doubt, "uncertainty"),
         attention=attention,
         card=card,
-        device=str(setup.choice.device),
-        device_reason=setup.choice.reason,
+        device=str(prediction.attempt.devices[0]),
+        device_reason=provenance["device_reason"],
         seconds=seconds,
         warnings=warnings,
         provenance=provenance,

@@ -243,3 +243,36 @@ def test_a_region_is_made_again_as_a_region(tmp_path, models_folder, tools):
     target = tmp_path / "again.nii.gz"
     found = tools.finish(run_again(again, TINY.load_model(), target, machine_of(again)))
     assert found.changed == 0
+
+
+def test_what_is_made_again_does_not_depend_on_the_memory_at_hand(
+    models_folder, tmp_path, monkeypatch, tools
+):
+    """The scan was measured over several tiles; one is all that fits now."""
+    from napari_attention3d.inference import memory, plans, runner
+
+    monkeypatch.setattr(memory, "WHOLE_GRID_VOXELS", 1)
+    over = []
+    measure = runner.Runner.measure
+    monkeypatch.setattr(
+        runner.Runner,
+        "measure",
+        lambda self, batch, tile=None: (over.append(len(batch)), measure(self, batch, tile))[1],
+    )
+    monkeypatch.setattr(runner, "fits_whole", lambda voxels, *about: voxels <= 8 * 16**3)
+    image = tools.write_scan(tmp_path / "scan.nii.gz", shape=(24, 40, 48))
+    recipe = Recipe(model=ModelReference(name="tiny"), precision="exact")
+    model = recipe.load_model()
+    target = tmp_path / "mask.nii.gz"
+    tools.finish(segment_file(Plan(image, target), model, recipe))
+    assert over == [8]
+    monkeypatch.setattr(runner, "fits_whole", lambda voxels, *about: voxels <= 16**3)
+    for module in (memory, plans):
+        monkeypatch.setattr(module, "available_bytes", lambda device: 400_000_000)
+    again = plan_again(target)
+    new = tmp_path / "again.nii.gz"
+    repeated = tools.finish(run_again(again, model, new, machine_of(again)))
+    assert repeated.changed == 0
+    assert over == [8]  # nothing is measured anew
+    first, second = (read_volume(p).metadata["provenance"] for p in (target, new))
+    assert first["calibration"] == second["calibration"]

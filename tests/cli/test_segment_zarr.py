@@ -53,7 +53,7 @@ def test_streamed_results_equal_those_in_memory(run, tmp_path, tiny_model, scan_
     monkeypatch.setattr(preprocess, "IN_MEMORY_BYTES", 0)
     monkeypatch.setattr(preprocess, "LOOK_BYTES", 4000)
     monkeypatch.setattr(
-        preprocess.Preprocessor.open, "__kwdefaults__", {"channel": None, "most": 0}
+        preprocess.Preprocessor.open, "__kwdefaults__", {"channel": None, "most": 0, "memory": None}
     )
     assert run("segment", scan, *options, "-o", tmp_path / "parts.zarr").code == 0
     names = sorted(p.name.removeprefix("parts") for p in tmp_path.glob("parts*"))

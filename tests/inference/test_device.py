@@ -69,3 +69,23 @@ def test_context_computes_at_the_precision() -> None:
         assert layer(x).dtype == torch.bfloat16
     with module.Precision("float32", "").context(CPU):
         assert layer(x).dtype == torch.float32
+
+
+def test_float32_is_float32_in_all_threads_however_their_blocks_overlap() -> None:
+    """The settings are the process's: one thread's end must not switch another's."""
+    cudnn, products = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = cudnn.allow_tf32, products.allow_tf32
+    exact, cuda = module.Precision("float32", ""), torch.device("cuda")
+    try:
+        cudnn.allow_tf32, products.allow_tf32 = True, True
+        first, second = exact.context(cuda), exact.context(cuda)
+        first.__enter__()
+        second.__enter__()
+        first.__exit__(None, None, None)
+        assert not cudnn.allow_tf32
+        assert not products.allow_tf32
+        second.__exit__(None, None, None)
+        assert cudnn.allow_tf32
+        assert products.allow_tf32
+    finally:
+        cudnn.allow_tf32, products.allow_tf32 = before

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from typing import Any
 
 import numpy as np
@@ -32,9 +33,21 @@ def finish(job: Any) -> GridPrediction:
         return stop.value
 
 
+class Slow:
+    """A stored array: reading takes a while, so that threads overlap."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self.array, self.shape, self.dtype, self.ndim = array, array.shape, array.dtype, array.ndim
+        self.chunks = (8, 8, 8)
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        time.sleep(0.002)
+        return self.array[index]
+
+
 def lazy(array: np.ndarray) -> LazySource:
     grid = Geometry.from_spacing(array.shape)
-    return LazySource(array, grid, Reorientation((0, 1, 2), (False, False, False)), grid)
+    return LazySource(Slow(array), grid, Reorientation((0, 1, 2), (False, False, False)), grid)
 
 
 def cases() -> list[Any]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -221,3 +223,32 @@ def test_what_is_read_of_a_part_is_bounded(unet: SegmentationNetwork) -> None:
     assert all(a <= b for a, b in zip(crop.start, box.start, strict=True))
     assert max(crop.shape) < 32 + 2 * 72
     assert all(s % m == 0 for s, m in zip(crop.start, plan_multiple(unet), strict=True))
+
+
+@pytest.mark.parametrize("name", ["float32", "bfloat16"])
+def test_every_step_is_computed_at_the_precision_asked_for(
+    unet: SegmentationNetwork, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In float32 within its context (which forbids TF32); half precision casts nothing."""
+    from napari_attention3d.inference.stream import run
+
+    open_blocks, seen = [0], []
+    context = Precision.context
+
+    @contextmanager
+    def counted(self: Precision, device: torch.device) -> Iterator[None]:
+        open_blocks[0] += 1
+        try:
+            with context(self, device):
+                yield
+        finally:
+            open_blocks[0] -= 1
+
+    step = run.Pass.step
+    whole = whole_pass(unet, scan(), [])
+    monkeypatch.setattr(Precision, "context", counted)
+    monkeypatch.setattr(run.Pass, "step", lambda self: (seen.append(open_blocks[0]), step(self))[1])
+    known = {"calibration": whole.calibration, "precision": Precision(name, "")}
+    job = predict_grid(unet, scan(), plan(), device=CPU, **known)
+    assert all(open_blocks[0] == 0 for _ in job)  # not around what the consumer does
+    assert set(seen) == {1 if name == "float32" else 0}

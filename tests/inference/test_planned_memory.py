@@ -100,3 +100,70 @@ def test_memory_is_told_within_a_fifth(name: str) -> None:
     predicted, taken, plan = json.loads(done.stdout.splitlines()[-1])
     assert plan["engine"] == ("exact" if CASES[name]["streamed"] else "tiles")
     assert predicted == pytest.approx(taken, rel=0.2), plan
+
+
+LIMITS = {
+    "plane by plane": case("attention-unet", (144, 128, 128), streamed=True, memory=330_000_000),
+    "columns": case("attention-unet", (96, 160, 160), 14, streamed=True, memory=200_000_000),
+    "at once": case("attention-unet", (64, 64, 64), memory=400_000_000),
+    "one tile at a time": case("guided-attention", (96, 80, 80), memory=420_000_000),
+    "tiles as asked": case(
+        "attention-unet", (96, 96, 96), 4, tile=(64, 64, 64), overlap=0.5, memory=260_000_000
+    ),
+}
+
+
+@pytest.mark.skipif(allocator._libc() is None, reason="reads /proc; glibc")
+@pytest.mark.parametrize(
+    "name",
+    [name if name == "at once" else pytest.param(name, marks=pytest.mark.long) for name in LIMITS],
+)
+def test_no_run_takes_more_than_it_may(name: str) -> None:
+    """Measuring the scan, reading it and the results included."""
+    environment = {k: v for k, v in os.environ.items() if "MALLOC" not in k}
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, json.dumps(LIMITS[name])],
+        capture_output=True,
+        text=True,
+        timeout=400,
+        check=True,
+        env=environment | {"OMP_NUM_THREADS": "1"},
+    )
+    _, taken, plan = json.loads(done.stdout.splitlines()[-1])
+    assert taken <= LIMITS[name]["options"]["memory"], plan
+
+
+AGAIN = (
+    MEASURE[: MEASURE.index("case = json.loads")]
+    + """
+case = json.loads(sys.argv[1])
+torch.set_num_threads(1)
+chosen, volume, left = model(32), scan((64, 64, 96)), []
+for _ in range(3):
+    segment(volume, chosen, device="cpu", precision="exact", **case["options"])
+    gc.collect()
+    left.append(status("VmRSS"))
+print(json.dumps(left))
+"""
+)
+
+
+@pytest.mark.skipif(allocator._libc() is None, reason="reads /proc; glibc")
+@pytest.mark.parametrize(
+    "options", [{}, {"tile": (32, 32, 32)}, {"probabilities": True, "uncertainty": True}],
+    ids=["at once", "tiles", "all results"],
+)  # fmt: skip
+def test_memory_comes_back_after_each_run(options: dict[str, Any]) -> None:
+    """Against the state after one run that warmed up."""
+    environment = {k: v for k, v in os.environ.items() if "MALLOC" not in k}
+    about = case("attention-unet", (64, 64, 96), config={"channels": (8, 16, 16)}, **options)
+    done = subprocess.run(
+        [sys.executable, "-c", AGAIN, json.dumps(about)],
+        capture_output=True,
+        text=True,
+        timeout=400,
+        check=True,
+        env=environment | {"OMP_NUM_THREADS": "1"},
+    )
+    first, *later = json.loads(done.stdout.splitlines()[-1])
+    assert max(later) <= 1.05 * first

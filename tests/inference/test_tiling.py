@@ -54,6 +54,25 @@ def test_no_fewer_tiles_would_do() -> None:
     assert plan.tile == (40, 40, 10)
 
 
+def fewest(size: int, tile: int, overlap: float, multiple: int) -> int:
+    """Tiles along an axis, by trying all: steps on the grid that overlap by the share."""
+    tile = tile if size <= tile else max(tile // multiple, 1) * multiple
+    ends, count = {tile}, 1  # how far that many tiles can reach
+    while max(ends) < size:
+        steps = range(multiple, tile + multiple, multiple)
+        allowed = [s for s in steps if s == multiple or tile - s >= overlap * tile - 1e-6]
+        ends = {end + step for end in ends for step in allowed}
+        count += 1
+    return count
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 60), st.integers(1, 24), OVERLAPS, st.sampled_from([1, 2, 4, 8]))
+def test_the_fewest_tiles_by_trying_all(size, tile, overlap, multiple) -> None:  # type: ignore[no-untyped-def]
+    plan = plan_tiles((size, 1, 1), (tile, 1, 1), overlap, (multiple, 1, 1))
+    assert len(plan.starts[0]) == fewest(size, tile, overlap, multiple)
+
+
 def test_single_tile_counts_exactly_once() -> None:
     plan = plan_tiles((9, 10, 11), (96, 96, 96))
     assert [t.shape for t in plan.tiles] == [(9, 10, 11)]

@@ -19,7 +19,9 @@ from .outcome import Outcome
 from .plan import Plan
 from .run import Machine, segment_file
 
-__all__ = ["Again", "Repeated", "machine_of", "plan_again", "run_again"]
+__all__ = ["Again", "Repeated", "calibration_of", "machine_of", "plan_again", "run_again"]
+
+Calibration = Mapping[str, tuple[list[float], list[float]]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,8 +98,21 @@ def region_of(provenance: Mapping[str, Any]) -> tuple[tuple[int, int], ...] | No
 
 
 def machine_of(again: Again, device: str = "auto", memory: int | None = None) -> Machine:
-    """The machine at hand, for the region that was segmented then."""
-    return Machine(device, memory, again.region)
+    """The machine at hand, for the region that was segmented then, with what was measured."""
+    provenance = again.file.metadata["provenance"]
+    return Machine(device, memory, again.region, calibration_of(provenance))
+
+
+def calibration_of(provenance: Mapping[str, Any]) -> Calibration | None:
+    """The scan's statistics that a run used, to be used again; None where none are needed.
+
+    What they were measured over depends on the memory there was. A single tile measures
+    itself as it is computed: it gives the same again.
+    """
+    plan, found = provenance.get("plan") or {}, provenance.get("calibration")
+    if not found or (plan.get("engine") == "tiles" and plan.get("of_tiles") == 1):
+        return None
+    return {str(name): (list(mean), list(var)) for name, (mean, var) in found.items()}
 
 
 def _scan_of(file: Path, provenance: Mapping[str, Any]) -> Path:

@@ -43,11 +43,14 @@ class Machine:
     ----------
     device, memory, region
         See `session.SegmentOptions`.
+    calibration
+        Statistics of the very same scan by an earlier run: see `segment_job`.
     """
 
     device: str = "auto"
     memory: int | None = None
     region: tuple[tuple[int, int], ...] | None = None
+    calibration: Mapping[str, tuple[list[float], list[float]]] | None = None
 
     def options(self, recipe: Recipe) -> SegmentOptions:
         """Options of a run of the recipe here."""
@@ -77,7 +80,10 @@ def apply_recipe(
     scan: Volume, model: Model, recipe: Recipe, machine: Machine | None = None
 ) -> Job[Applied]:
     """Job: segment a scan, clean its mask and measure it; nothing is written."""
-    result = yield from segment_job(scan, model, (machine or Machine()).options(recipe))
+    machine = machine or Machine()
+    result = yield from segment_job(
+        scan, model, machine.options(recipe), calibration=machine.calibration
+    )
     complete(result, scan, recipe)
     labels = result.labels
     if recipe.clean_up:
@@ -195,7 +201,9 @@ def _to_zarr(
     _, geometry = crop_region(scan.geometry, options.region)
     classes, version = model.card.class_names, recipe.zarr_version
     with ZarrStore(paths, geometry, scan.name, classes, version) as store:
-        result = yield from segment_job(scan, model, options, allocate=store.allocate)
+        result = yield from segment_job(
+            scan, model, options, calibration=machine.calibration, allocate=store.allocate
+        )
         complete(result, scan, recipe)
         store.flush()
         for name in paths:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -39,7 +40,10 @@ class Precision:
     Parameters
     ----------
     name
-        "float32", "bfloat16" or "float16" (autocast: sums and norms stay in float32).
+        "float32", "bfloat16" or "float16". Tiles run in half precision by autocast: norms and
+        position attention's sums stay in float32. The exact pass holds weights and planes of
+        all layers in half precision, and gives its logits out as float32. What either
+        changes is measured by a trial.
     reason
         Why, in words.
     on_trial
@@ -55,11 +59,39 @@ class Precision:
         """Within this block convolutions on `device` compute at this precision."""
         with ExitStack() as stack:
             if device.type == "cuda" and self.name == "float32":
-                stack.enter_context(torch.backends.cudnn.flags(enabled=True, allow_tf32=False))
+                stack.enter_context(_no_tf32())
             if self.name != "float32":
                 dtype = torch.bfloat16 if self.name == "bfloat16" else torch.float16
                 stack.enter_context(torch.autocast(device.type, dtype=dtype))
             yield
+
+
+_tf32_lock = threading.Lock()
+_tf32_kept: list[tuple[bool, bool]] = []
+_tf32_users = 0
+
+
+@contextmanager
+def _no_tf32() -> Iterator[None]:
+    """Float32 is float32 within this block, in whichever thread; blocks may overlap.
+
+    The settings are the process's: the first one who wants it sets them, and the last one
+    who is done puts them back.
+    """
+    global _tf32_users
+    convolutions, products = torch.backends.cudnn, torch.backends.cuda.matmul
+    with _tf32_lock:
+        if _tf32_users == 0:
+            _tf32_kept.append((convolutions.allow_tf32, products.allow_tf32))
+            convolutions.allow_tf32 = products.allow_tf32 = False
+        _tf32_users += 1
+    try:
+        yield
+    finally:
+        with _tf32_lock:
+            _tf32_users -= 1
+            if _tf32_users == 0:
+                convolutions.allow_tf32, products.allow_tf32 = _tf32_kept.pop()
 
 
 def choose_device(request: str = "auto") -> DeviceChoice:

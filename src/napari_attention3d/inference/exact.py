@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,6 +67,8 @@ class ExactRun:
             for part in _cut(whole, plan):
                 box, sink = results.part(part)
                 self.pieces += self._pieces(box, sink, focus)
+        if focus is not None:
+            self.pieces.sort(key=lambda piece: self._distance(piece, focus))
         self.total = sum(piece.last - piece.first for piece in self.pieces)
 
     def left(self) -> list[Box]:
@@ -92,14 +95,19 @@ class ExactRun:
     def _pieces(self, box: Box, sink: Sink, focus: Sequence[float] | None) -> list[_Piece]:
         axis, count = self.plan.axis, len(self.runner.devices)
         lo, hi = box.start[axis], box.stop[axis]
-        if focus is not None and lo < int(focus[axis]) < hi and count == 1:
-            # From the viewed plane on, a little before it; the rest afterwards.
-            middle = max(lo, int(focus[axis]) - self.plan.planes // 2)
-            ranges = [(middle, hi), (lo, middle)]
-        else:
-            edges = [lo + (hi - lo) * i // count for i in range(count + 1)]
-            ranges = list(itertools.pairwise(edges))
+        edges = {lo + (hi - lo) * i // count for i in range(count + 1)}
+        if focus is not None and lo < int(focus[axis]) < hi:
+            # One begins a little before the viewed plane.
+            edges.add(max(lo, int(focus[axis]) - self.plan.planes // 2))
+        ranges = itertools.pairwise(sorted(edges))
         return [_Piece(box, sink, a, b) for a, b in ranges if a < b]
+
+    def _distance(self, piece: _Piece, focus: Sequence[float]) -> tuple[float, bool]:
+        """How far a piece is from the viewed place; of equals, what begins there comes first."""
+        start, stop = list(piece.box.start), list(piece.box.stop)
+        start[self.plan.axis], stop[self.plan.axis] = piece.first, piece.last
+        gaps = [max(a - f, f - (b - 1), 0.0) for a, b, f in zip(start, stop, focus, strict=True)]
+        return sum(g * g for g in gaps), piece.first > focus[self.plan.axis]
 
     def _stream(
         self, device: torch.device, piece: _Piece
@@ -128,12 +136,13 @@ class ExactRun:
                 runner.source.ahead(_between(crop, axis, *following))
             return x[None].to(device, dtype)
 
+        context = runner.precision.context if dtype == torch.float32 else _as_it_is
         at = {name: lo for name, (lo, _) in ranges.items()}
         planes = stream(graph, source, self.plan.planes, ranges=ranges)
         try:
             while True:
                 # Not around the yield: who consumes must not run in inference mode.
-                with torch.inference_mode():
+                with torch.inference_mode(), context(device):
                     output = next(planes, None)
                 if output is None:
                     return
@@ -167,6 +176,11 @@ class ExactRun:
         begin = first - origin.start[axis]
         where[axis] = slice(begin, begin + value.shape[1 + axis])
         self.maps[name][tuple(where)] = value[0].numpy()
+
+
+def _as_it_is(device: torch.device) -> AbstractContextManager[None]:
+    """Half precision is that of the graph's weights and planes: nothing is cast on the way."""
+    return nullcontext()
 
 
 def _between(box: Box, axis: int, lo: int, hi: int) -> Box:

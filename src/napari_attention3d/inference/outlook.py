@@ -14,7 +14,7 @@ from .bands import rolling_axis
 from .estimate import estimate_forward, rates
 from .memory import bytes_per_voxel, fits_whole
 from .plans import Attempt, ExactPlan, exact_bytes
-from .preprocess import IN_MEMORY_BYTES
+from .preprocess import in_memory_bytes
 from .runner import calibration_choices
 from .setup import Setup, plan_run
 
@@ -50,6 +50,7 @@ def outlook(
     *,
     maps: Sequence[str] = (),
     probe: bool = False,
+    calibrated: bool = False,
 ) -> Outlook:
     """Estimate a run's cost.
 
@@ -61,11 +62,13 @@ def outlook(
         Voxels of the scan, all channels.
     probe
         Measure the network's speed where it is not known (`Rates.probe`).
+    calibrated
+        Whether the scan's statistics are known.
     """
-    attempt = plan_run(network, setup, maps)
+    attempt = plan_run(network, setup, maps, calibrated=calibrated)
     device, precision = setup.choice.device, attempt.precision
     plan, whole = attempt.plan, attempt.tiles
-    calibrates = any(isinstance(m, ScanNorm3d) for m in network.modules())
+    calibrates = not calibrated and any(isinstance(m, ScanNorm3d) for m in network.modules())
     alone = attempt.engine == "tiles" and len(whole.tiles) == 1
     # Size, tiles at once, how often, and whether the scan's statistics are measured.
     passes: list[tuple[tuple[int, int, int], int, float, bool]] = []
@@ -85,7 +88,7 @@ def outlook(
         )[0]
         passes.append((first[0].shape, len(first), 1, True))
     results = float(np.prod(setup.target.shape))
-    in_memory = min(scan_voxels, IN_MEMORY_BYTES / 4)
+    in_memory = min(scan_voxels, in_memory_bytes(setup.memory) / 4)
     around = results + 4.0 * in_memory
     if not isinstance(plan, ExactPlan):  # sums of the rows of tiles that are on their way
         axis = rolling_axis(plan)

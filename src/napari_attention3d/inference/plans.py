@@ -1,4 +1,4 @@
-"""Which engine runs a network over a grid, how, and why; and what to do when memory runs out."""
+"""Which engine runs a network over a grid, how, and why."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from dataclasses import dataclass, replace
 import torch
 
 from ..networks.base import SegmentationNetwork
+from ..networks.norm import ScanNorm3d
 from .device import Precision
 from .estimate import LIBRARY_BYTES
-from .memory import available_bytes, bytes_per_voxel, fits_whole, halve_tile
+from .memory import available_bytes, bytes_per_voxel, fits_whole
 from .stream import NotStreamable, StreamGraph, cut, margin, peak_bytes, record_graph
 from .stream.margin import with_statistics
 from .tiling import Box, TilePlan, plan_tiles
@@ -21,12 +22,14 @@ __all__ = [
     "Attempt",
     "ExactPlan",
     "across",
+    "budget",
     "choose_attempt",
     "cut_to",
     "exact_bytes",
+    "fitted",
     "grown",
+    "less_planes",
     "plan_multiple",
-    "smaller",
 ]
 
 EACH_ONCE = "the network looks no further than a bounded distance: each voxel once"
@@ -36,6 +39,8 @@ SMALLEST_PART = 32
 """Voxels across, below which a column is not cut further."""
 SHARE = 0.6
 """Share of the free memory that a run plans to use."""
+KEPT_TO = 0.85
+"""Share of the memory that was allowed which a run plans to use: predictions are not exact."""
 HOLES = 1.08
 """What the heap takes for its buffers, over their size (measured)."""
 SLABS = 2
@@ -93,6 +98,12 @@ class Attempt:
         Whether these very tiles were asked for.
     reason
         Why this engine, in words.
+    device_reason
+        Why these devices, if not because they were chosen.
+    memory
+        Bytes that the whole run may take; None: a share of what is free.
+    beside
+        Bytes of it that go to other things than passes of the network: the scan, results.
     """
 
     plan: TilePlan | ExactPlan
@@ -104,6 +115,14 @@ class Attempt:
     batch_size: int = 1
     as_asked: bool = False
     reason: str = ""
+    device_reason: str = ""
+    memory: int | None = None
+    beside: int = 0
+
+    @property
+    def room(self) -> int:
+        """Bytes that passes of the network may plan to take now, on the first device."""
+        return budget(self.devices[0], self.memory, self.beside)
 
     @property
     def engine(self) -> str:
@@ -193,6 +212,7 @@ def choose_attempt(
     as_asked: bool = False,
     calibrated: bool = False,
     memory: int | None = None,
+    beside: int = 0,
 ) -> Attempt:
     """Choose engine and plan.
 
@@ -210,8 +230,8 @@ def choose_attempt(
         Whether these very tiles were asked for.
     calibrated
         Whether the scan's statistics are known already.
-    memory
-        Bytes that the run may take; None: a share of what is free.
+    memory, beside
+        See `Attempt`.
     """
     z, y, x = (int(n) for n in shape)
     grid = (z, y, x)
@@ -222,19 +242,24 @@ def choose_attempt(
     if len(tiles.tiles) == 1 and (network.locality != "local" or as_asked) and precision.on_trial:
         precision = once
     common = Attempt(tiles.within(box), tiles, overlap, tuple(devices), precision, tuple(maps))
+    common = replace(common, memory=memory, beside=beside)
     if network.locality != "local":
         batch = BATCH if devices[0].type == "cpu" and len(tiles.tiles) > 1 else 1
         reason = f"{network.name} looks at a whole tile at once"
         return replace(common, batch_size=batch, reason=reason)
     if as_asked:
         return replace(common, as_asked=True, reason="these tiles were asked for")
-    limit = budget(devices[0], memory)
+    limit = common.room
     voxels = math.prod(grid)
     at_once = once if precision.on_trial else precision
-    small = fits_whole(voxels, network, devices[0], at_once.name)
-    if memory is not None:
-        small = small and voxels * bytes_per_voxel(network, at_once.name) <= memory
-    if small and not calibrated and len(devices) == 1:
+    # Whatever part is wanted: the statistics are measured over the whole grid anyway.
+    measures = not calibrated and any(isinstance(m, ScanNorm3d) for m in network.modules())
+    if (
+        measures
+        and len(devices) == 1
+        and fits_whole(voxels, network, devices[0], at_once.name)
+        and (memory is None or voxels * bytes_per_voxel(network, at_once.name) <= limit)
+    ):
         whole = plan_tiles(grid, grid, overlap, multiple)
         reason = "the grid goes through at once, which measures the scan too"
         whole_plan = whole.within(box)
@@ -247,10 +272,18 @@ def choose_attempt(
     return replace(common, plan=plan, reason=EACH_ONCE)
 
 
-def budget(device: torch.device, memory: int | None = None) -> int:
-    """Bytes that a run may plan to take on a device."""
+def budget(device: torch.device, memory: int | None = None, beside: int = 0) -> int:
+    """Bytes that passes of a network may plan to take on a device.
+
+    Parameters
+    ----------
+    memory, beside
+        See `Attempt`.
+    """
     free = int(SHARE * available_bytes(device))
-    return free if memory is None else min(memory, free)
+    if memory is None:
+        return free
+    return max(0, min(int(KEPT_TO * memory) - beside, free))
 
 
 def fitted(
@@ -268,14 +301,16 @@ def fitted(
         If the network can't be streamed.
     """
     while exact_bytes(network, plan, maps, precision) > limit:
-        less = _less(network, plan, maps)
+        less = less_planes(network, plan, maps)
         if less is None:
             break  # the smallest: let it try
         plan = less
     return plan
 
 
-def _less(network: SegmentationNetwork, plan: ExactPlan, maps: Sequence[str]) -> ExactPlan | None:
+def less_planes(
+    network: SegmentationNetwork, plan: ExactPlan, maps: Sequence[str]
+) -> ExactPlan | None:
     """Return the plan that takes less memory, or None."""
     if plan.planes > 1:
         return replace(plan, planes=plan.planes // 2)
@@ -325,56 +360,3 @@ def _exact_bytes(
     step = plan.planes * math.prod(part.shape) // part.shape[plan.axis]
     weights = sum(p.numel() for p in network.parameters()) * size
     return alive + weights + SLABS * 4 * network.num_classes * step + LIBRARY_BYTES
-
-
-def smaller(network: SegmentationNetwork, attempt: Attempt) -> tuple[Attempt, str] | None:
-    """Return what to try after memory ran out, and what to tell the person.
-
-    A network that looks at whole tiles keeps its tiles, whose size is part of the model:
-    one tile at a time, then no maps, then the CPU. Local networks take less at once.
-    """
-    device = attempt.devices[0]
-    plan = attempt.plan
-    if isinstance(plan, ExactPlan):
-        less = _less(network, plan, attempt.maps)
-        if less is not None:
-            many = f" in {less.parts} columns" if less.parts > 1 else ""
-            text = f"went on with {less.planes} plane{'s' * (less.planes > 1)} at a time{many}"
-            return replace(attempt, plan=less), text
-    elif network.locality != "local":
-        if attempt.batch_size > 1:
-            return replace(attempt, batch_size=1), "went on with one tile at a time"
-        if attempt.maps:
-            return replace(attempt, maps=()), "went on without the attention maps"
-    else:
-        less_tiles = _smaller_tiles(network, attempt, plan)
-        if less_tiles is not None:
-            return less_tiles
-    if device.type != "cpu":
-        cpu = (torch.device("cpu"),)
-        exact = Precision("float32", f"the memory of {device} did not suffice")
-        return replace(attempt, devices=cpu, precision=exact), "went on with the CPU"
-    return None
-
-
-def _smaller_tiles(
-    network: SegmentationNetwork, attempt: Attempt, plan: TilePlan
-) -> tuple[Attempt, str] | None:
-    """For a local network: the exact pass where that is possible, else half the tile."""
-    multiple = plan_multiple(network)
-    size = halve_tile(plan.tile, multiple)
-    if size is None:
-        return None
-    tiles = plan_tiles(plan.shape, size, attempt.overlap, multiple)
-    half = replace(attempt, plan=tiles.within(plan.box), tiles=tiles)
-    text = f"went on with tiles of {' x '.join(map(str, size))} voxels"
-    if attempt.as_asked:
-        return half, text
-    axis = max(range(3), key=lambda a: plan.shape[a])
-    exact = ExactPlan(plan.shape, plan.box, axis, PLANES)
-    try:
-        limit = budget(attempt.devices[0])
-        exact = fitted(network, exact, attempt.maps, attempt.precision, limit)
-    except NotStreamable:
-        return half, text
-    return replace(half, plan=exact, reason=EACH_ONCE), "went on plane by plane"

@@ -18,12 +18,13 @@ from ..progress import Job, Progress
 from .allocator import packed
 from .device import Precision
 from .exact import ExactRun
+from .ladder import begins_anew, fitted_attempt, smaller
 from .memory import is_out_of_memory
-from .plans import Attempt, ExactPlan, choose_attempt, plan_multiple, smaller
+from .plans import Attempt, ExactPlan, choose_attempt, plan_multiple
 from .runner import Calibration, Runner, private_copy, spread_tiles
 from .sink import Logits, Results, in_memory
 from .source import Source, as_source
-from .tiles import TileRun
+from .tiles import Part, TileRun
 from .tiling import Box, TilePlan
 from .trial import try_precision
 
@@ -92,20 +93,6 @@ class _State:
     whole_grid: bool = True
 
 
-class _Part:
-    """Writes into an array at an offset."""
-
-    def __init__(self, array: Any, start: Sequence[int]) -> None:
-        self.array, self.start = array, start
-
-    def __setitem__(self, index: tuple[slice, ...], value: Any) -> None:
-        moved = (
-            slice(o + (s.start or 0), o + (s.stop if s.stop is not None else n))
-            for s, o, n in zip(index, self.start, value.shape, strict=True)
-        )
-        self.array[tuple(moved)] = value
-
-
 def predict_grid(
     network: SegmentationNetwork,
     scan: Tensor | Source,
@@ -162,7 +149,9 @@ def predict_grid(
     ------
     Progress
         Before the first step and after each one, with what became final
-        (`Finished`); closing the generator cancels.
+        (`Finished`); closing the generator cancels. A step is one pass of the network:
+        some planes, a batch of tiles, or what the scan's statistics are measured over,
+        which all layers need at once.
 
     Raises
     ------
@@ -207,7 +196,8 @@ def _attempt(
 ) -> Job[GridPrediction]:
     """Run over what is left to do; what was done stays done when memory runs out."""
     devices = attempt.devices
-    runner = Runner(network, source, devices, attempt.precision, attempt.maps)
+    room = None if attempt.memory is None else attempt.room
+    runner = Runner(network, source, devices, attempt.precision, attempt.maps, room=room)
     ran_out = False
     try:
         yield Progress(0, _total(attempt), "Measuring the scan's intensities")
@@ -215,7 +205,7 @@ def _attempt(
         if state.calibration is not None or (runner.calibrates and not single):
             runner.calibrate(attempt.tiles, state.whole_grid, state.calibration)
             state.calibration = runner.calibration
-        attempt = _settled(runner, attempt)
+        attempt = yield from _settled(runner, attempt)
         if attempt.engine == "exact":
             yield from _exact(runner, attempt, state, focus)
         else:
@@ -236,10 +226,11 @@ def _attempt(
         runner.close(collect=ran_out)
 
 
-def _settled(runner: Runner, attempt: Attempt) -> Attempt:
+def _settled(runner: Runner, attempt: Attempt) -> Job[Attempt]:
     """Return the attempt at a precision that is not on trial any more."""
     if attempt.precision.on_trial:
-        attempt = replace(attempt, precision=try_precision(runner, attempt).precision)
+        trial = yield from try_precision(runner, attempt)
+        attempt = replace(attempt, precision=trial.precision)
         runner.precision = attempt.precision
     return attempt
 
@@ -283,7 +274,7 @@ def _tiles(
         for name, spec in runner.specs.items():
             first = box.on_stride(spec.stride).start
             offset = [a - o for a, o in zip(first, origin[name], strict=True)]
-            maps[name] = _Part(state.maps[name], offset)
+            maps[name] = Part(state.maps[name], offset)
         run = TileRun(
             runner,
             plan,
@@ -379,10 +370,10 @@ def run_attempts(
     OutOfMemory
         If even the smallest plan does not fit.
     """
+    attempt, warnings = fitted_attempt(network, attempt)
     wanted = results or Logits(network.num_classes, attempt.plan.box)
     state = _begin(network, attempt, wanted, allocate)
     state.calibration = calibration
-    warnings: list[str] = []
     while True:
         try:
             found = yield from _attempt(network, source, attempt, state, focus, skip_empty)
@@ -394,7 +385,7 @@ def run_attempts(
                     f"the memory of {device} does not suffice even for the smallest plan; close "
                     "other programs, choose a region of the scan or another device"
                 ) from error
-            if _begins_anew(attempt, less[0]):
+            if begins_anew(attempt, less[0]):
                 state.todo = [Box((0, 0, 0), wanted.shape)]
             attempt = less[0]
             state.whole_grid = False
@@ -402,10 +393,3 @@ def run_attempts(
         else:
             found.warnings[:0] = warnings
             return found
-
-
-def _begins_anew(old: Attempt, new: Attempt) -> bool:
-    """Whether what the old plan finished differs from what the new one gives."""
-    if isinstance(old.plan, TilePlan) and isinstance(new.plan, TilePlan):
-        return old.plan.tile != new.plan.tile
-    return isinstance(old.plan, TilePlan)

@@ -20,7 +20,7 @@ from .resample import resample, same_grid
 from .source import LazySource, Source, TensorSource
 from .tiling import Box
 
-__all__ = ["Placement", "Prepared", "Preprocessor", "normalise"]
+__all__ = ["Placement", "Prepared", "Preprocessor", "in_memory_bytes", "normalise"]
 
 SMALLEST_SIDE = 8
 """A scan whose second-longest side has fewer model voxels is not what the model knows."""
@@ -31,6 +31,14 @@ LOOK_BYTES = 2**26
 LOOK_VOXELS = 2**18
 LARGEST_GROWTH = 64
 """Most model voxels per voxel of the scan (4 along each axis)."""
+
+
+def in_memory_bytes(memory: int | None) -> int:
+    """Bytes of the model's grid that may be held, of those a run may take (None: enough).
+
+    To prepare it takes twice as much.
+    """
+    return IN_MEMORY_BYTES if memory is None else min(IN_MEMORY_BYTES, memory // 6)
 
 
 @dataclass(frozen=True)
@@ -197,7 +205,12 @@ class Preprocessor:
         return Prepared(TensorSource(scaled), placement, notes, warnings)
 
     def open(
-        self, volume: Volume, *, channel: int | None = None, most: int | None = None
+        self,
+        volume: Volume,
+        *,
+        channel: int | None = None,
+        most: int | None = None,
+        memory: int | None = None,
     ) -> Job[Prepared]:
         """Prepare a scan so that it is read where it is needed; a small one as `prepare` does.
 
@@ -210,7 +223,9 @@ class Preprocessor:
             As for `prepare`.
         most
             Bytes of the model's grid that may be in memory, a larger one is read lazily;
-            default: 256 MiB.
+            default: 256 MiB, or less by `memory`.
+        memory
+            Bytes that the run may take; None: enough.
 
         Yields
         ------
@@ -223,13 +238,16 @@ class Preprocessor:
             As `prepare` does.
         """
         volume, placement = self._begin(volume, channel)
-        most = IN_MEMORY_BYTES if most is None else most
+        most = in_memory_bytes(memory) if most is None else most
         if 4 * volume.n_channels * np.prod(placement.grid.shape, dtype=float) <= most:
             return self.prepare(volume)
         notes, warnings = self._describe(placement)
         source = LazySource(volume.array, placement.turned, placement.reorientation, placement.grid)
         try:
-            look, source.scaling = yield from self._measure(source, placement, volume.name)
+            at_a_time = LOOK_BYTES if memory is None else min(LOOK_BYTES, memory // 12)
+            look, source.scaling = yield from self._measure(
+                source, placement, volume.name, at_a_time
+            )
         finally:
             source.close()  # of this pass; reading goes on where it is asked for
         notes.append("read part by part: the scan is large")
@@ -243,13 +261,13 @@ class Preprocessor:
         return volume, self.place(volume.geometry)
 
     def _measure(
-        self, source: LazySource, placement: Placement, name: str
+        self, source: LazySource, placement: Placement, name: str, at_a_time: int
     ) -> Job[tuple[Tensor, Scaling]]:
         """Look at all voxels, slab by slab: a sample of them, and the scaling."""
         grid = placement.grid.shape
         meter = ScalingMeter(grid, self.card.normalisation)
         plane = 4 * source.shape[0] * np.prod(placement.turned.shape, dtype=float) / grid[0]
-        step = int(max(1, LOOK_BYTES // plane))
+        step = int(max(1, at_a_time // plane))
         boxes = [
             Box((z, 0, 0), (min(z + step, grid[0]), grid[1], grid[2]))
             for z in range(0, grid[0], step)

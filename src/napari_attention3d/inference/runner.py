@@ -17,7 +17,7 @@ from ..networks.self_attention import attending_within
 from .device import Precision
 from .estimate import field_of
 from .folding import fold
-from .memory import fits_whole, is_out_of_memory, release
+from .memory import bytes_per_voxel, fits_whole, halve_tile, is_out_of_memory, release
 from .source import Source
 from .tiling import Box, TilePlan
 
@@ -48,6 +48,8 @@ class Runner:
         See `choose_precision`.
     maps
         Names of attention maps to return.
+    room
+        Bytes that a pass may take; None: a share of what is free.
     """
 
     def __init__(
@@ -57,7 +59,10 @@ class Runner:
         devices: Sequence[torch.device],
         precision: Precision,
         maps: Sequence[str],
+        *,
+        room: int | None = None,
     ) -> None:
+        self.room = room
         self.network = private_copy(network.to(devices[0]))
         self.source, self.devices, self.precision = source, tuple(devices), precision
         self.specs = {name: network.map_specs[name] for name in maps}
@@ -83,6 +88,8 @@ class Runner:
             load_calibration(self.network, known)
             return
         choices = calibration_choices(plan, self.fits, whole_grid)
+        if self.room is not None and self.network.locality == "local":
+            choices = [self._narrowed(boxes) for boxes in choices]
         for index, boxes in enumerate(choices):
             try:
                 self.measure(torch.stack([self.source.read(box) for box in boxes]), plan.tile)
@@ -96,6 +103,20 @@ class Runner:
                 f"memory of {self.devices[0]} ran out; the scan's intensities were measured over "
                 f"{fewer} tile{'s' * (fewer > 1)}"
             ]
+
+    def _narrowed(self, boxes: list[Box]) -> list[Box]:
+        """Where not even one tile fits what was allowed: the middle of it."""
+        if len(boxes) > 1:
+            return boxes
+        (box,), size = boxes, boxes[0].shape
+        while not self.fits(math.prod(size)):
+            half = halve_tile(size, self.network.tile_multiple)
+            if half is None:
+                break
+            size = half
+        start = [a + (n - m) // 2 for a, n, m in zip(box.start, box.shape, size, strict=True)]
+        stop = [a + m for a, m in zip(start, size, strict=True)]
+        return [Box((start[0], start[1], start[2]), (stop[0], stop[1], stop[2]))]
 
     def measure(self, batch: Tensor, tile: Sequence[int] | None = None) -> NetworkOutput:
         """Run the network over a batch and keep its statistics.
@@ -131,6 +152,9 @@ class Runner:
 
     def fits(self, voxels: int) -> bool:
         """Whether so many voxels may go through the network at once."""
+        # In full precision, whatever the run's: that is how it is measured.
+        if self.room is not None and voxels * bytes_per_voxel(self.network) > self.room:
+            return False
         return fits_whole(voxels, self.network, self.devices[0], self.precision.name)
 
     def on(self, device: torch.device) -> SegmentationNetwork:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,9 +18,15 @@ from .device import DeviceChoice, Precision, choose_device, choose_precision
 from .memory import choose_tile
 from .plans import Attempt, ExactPlan, choose_attempt
 from .predict import GridPrediction
-from .preprocess import Placement, Prepared, Preprocessor, turned_region
+from .preprocess import (
+    Placement,
+    Prepared,
+    Preprocessor,
+    in_memory_bytes,
+    turned_region,
+)
 from .selftest import known_problem, self_test
-from .sink import box_around
+from .sink import SLAB_BYTES, box_around, label_type
 from .tiling import Box
 
 __all__ = [
@@ -27,10 +34,15 @@ __all__ = [
     "describe_plan",
     "describe_run",
     "focus_on_grid",
+    "held_results",
     "plan_run",
     "set_up",
     "set_up_trusted",
 ]
+
+
+CHUNK = 64
+"""Planes of a row of chunks, of results on the disk."""
 
 
 @dataclass(frozen=True)
@@ -144,9 +156,32 @@ def set_up_trusted(
 
 
 def plan_run(
-    network: SegmentationNetwork, setup: Setup, maps: Sequence[str], *, calibrated: bool = False
+    network: SegmentationNetwork,
+    setup: Setup,
+    maps: Sequence[str],
+    *,
+    calibrated: bool = False,
+    results: int | None = None,
+    reading: int | None = None,
 ) -> Attempt:
-    """Choose engine and plan; see `choose_attempt`."""
+    """Choose engine and plan; see `choose_attempt`.
+
+    Parameters
+    ----------
+    results
+        Bytes of results that are held in memory; None: labels.
+    reading
+        Bytes of the scan that are held in memory; None: all of the model's grid, if it may.
+    """
+    target = math.prod(setup.target.shape)
+    if results is None:
+        results = target
+    if reading is None:
+        scan = 4 * network.in_channels * math.prod(setup.place.grid.shape)
+        reading = min(scan, in_memory_bytes(setup.memory))
+    slabs = 0
+    if setup.place.is_resampled:  # logits on the scan's own grid, and what they are made of
+        slabs = 3 * min(SLAB_BYTES, 4 * network.num_classes * target)
     return choose_attempt(
         network,
         setup.place.grid.shape,
@@ -159,7 +194,24 @@ def plan_run(
         as_asked=setup.as_asked,
         calibrated=calibrated,
         memory=setup.memory,
+        beside=results + reading + slabs,
     )
+
+
+def held_results(
+    setup: Setup, classes: int, *, probabilities: bool, uncertainty: bool, stored: bool
+) -> int:
+    """Bytes of a run's results that are in memory.
+
+    Parameters
+    ----------
+    stored
+        Whether they go to the disk: then only rows of chunks that are not complete.
+    """
+    voxels = math.prod(setup.target.shape)
+    size = label_type(classes).itemsize + 4 * classes * probabilities + 4 * uncertainty
+    share = min(1.0, 2 * CHUNK / max(setup.target.shape)) if stored else 1.0
+    return int(voxels * size * share)
 
 
 def focus_on_grid(
@@ -191,7 +243,7 @@ def describe_run(
             "affine": volume.geometry.affine.tolist(),
         },
         "device": ",".join(str(d) for d in prediction.attempt.devices),
-        "device_reason": setup.choice.reason,
+        "device_reason": prediction.attempt.device_reason or setup.choice.reason,
         "precision": prediction.attempt.precision.name,
         "precision_reason": prediction.attempt.precision.reason,
         "grid": {

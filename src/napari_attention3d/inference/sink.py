@@ -26,6 +26,7 @@ __all__ = [
     "ScanSink",
     "Sink",
     "box_around",
+    "check_finite",
     "in_memory",
     "label_type",
     "scan_slices",

@@ -35,6 +35,9 @@ class Source(Protocol):
 
     shape: tuple[int, int, int, int]
 
+    def held_bytes(self) -> int:
+        """About how much of the scan is in memory during a run."""
+
     def read(self, box: Box) -> Tensor:
         """Return a part of the grid, float32 (C, z, y, x), normalised."""
 
@@ -58,6 +61,10 @@ class TensorSource:
         self.tensor = tensor
         c, z, y, x = tensor.shape
         self.shape = (c, z, y, x)
+
+    def held_bytes(self) -> int:
+        """All of it."""
+        return self.tensor.numel() * self.tensor.element_size()
 
     def read(self, box: Box) -> Tensor:
         """Return a view."""
@@ -116,6 +123,15 @@ class LazySource:
         self._ahead: dict[int, set[_Key]] = {}
         self._reader: ThreadPoolExecutor | None = None
         self._lock = threading.Lock()
+
+    def held_bytes(self) -> int:
+        """Rows of chunks of a part and of the next one, and a part on its way."""
+        shape = self.array.shape
+        axis = max(range(3), key=lambda a: shape[-3 + a])
+        depth = min(_depth(self.array, axis), shape[-3 + axis])
+        plane = int(np.prod(shape, dtype=np.int64)) // shape[-3 + axis]
+        rows = 3 * depth * self.array.dtype.itemsize
+        return int(plane * (rows + 2 * PLAIN_DEPTH * 4))
 
     def read(self, box: Box) -> Tensor:
         """Read the scan's voxels around the box, turn, resample and normalise them."""

@@ -17,7 +17,7 @@ from .runner import Runner
 from .sink import Finished, Sink
 from .tiling import Box, TilePlan
 
-__all__ = ["TileRun"]
+__all__ = ["Part", "TileRun"]
 
 SURE = 10.0
 """Logit of the background in tiles that are not computed."""
@@ -28,6 +28,20 @@ class _Computed:
     boxes: list[Box]
     logits: Tensor
     maps: dict[str, Tensor]
+
+
+class Part:
+    """Writes into an array at an offset."""
+
+    def __init__(self, array: Any, start: Sequence[int]) -> None:
+        self.array, self.start = array, start
+
+    def __setitem__(self, index: tuple[slice, ...], value: Any) -> None:
+        moved = (
+            slice(o + (s.start or 0), o + (s.stop if s.stop is not None else n))
+            for s, o, n in zip(index, self.start, value.shape, strict=True)
+        )
+        self.array[tuple(moved)] = value
 
 
 class TileRun:

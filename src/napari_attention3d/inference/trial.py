@@ -7,11 +7,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from ..errors import InputError
+from ..progress import Job, Progress
 from .device import Precision
 from .exact import ExactRun
 from .plans import Attempt, ExactPlan
 from .runner import Runner
-from .sink import Logits
+from .sink import Logits, check_finite
 from .tiling import Box
 
 __all__ = ["MOST_CHANGED", "Trial", "try_precision"]
@@ -31,15 +33,16 @@ class Trial:
     precision
         To go on with.
     changed
-        Labels of the tile that changed, over its foreground; None: there was too little.
+        Labels of the tile that changed, over its foreground; None: there was too little, or
+        no number came out.
     """
 
     precision: Precision
     changed: float | None
 
 
-def try_precision(runner: Runner, attempt: Attempt) -> Trial:
-    """Compare a tile in the middle of the wanted box in float32 and as the run would do it.
+def try_precision(runner: Runner, attempt: Attempt) -> Job[Trial]:
+    """Job: compare a tile in the middle of the wanted box in float32 and as the run would do it.
 
     Parameters
     ----------
@@ -51,12 +54,17 @@ def try_precision(runner: Runner, attempt: Attempt) -> Trial:
     wanted = runner.precision
     exact = Precision("float32", "")
     box = _middle(attempt)
-    truth = _labels(runner, attempt, box, exact)
+    truth = yield from _labels(runner, attempt, box, exact)
     foreground = int((truth > 0).sum())
     if foreground < FOREGROUND * truth.numel():
         reason = f"the test tile holds too little to tell whether {wanted.name} would do"
         return Trial(Precision("float32", reason), None)
-    changed = int((_labels(runner, attempt, box, wanted) != truth).sum()) / foreground
+    try:
+        found = yield from _labels(runner, attempt, box, wanted)
+    except InputError:  # in float32 it went well
+        reason = f"values of a test tile are beyond the range of {wanted.name}"
+        return Trial(Precision("float32", reason), None)
+    changed = int((found != truth).sum()) / foreground
     if changed > MOST_CHANGED:
         reason = f"{wanted.name} changed {changed:.2%} of the labels of a test tile"
         return Trial(Precision("float32", reason), changed)
@@ -82,8 +90,9 @@ def _middle(attempt: Attempt) -> Box:
     return Box((start[0], start[1], start[2]), (stop[0], stop[1], stop[2]))
 
 
-def _labels(runner: Runner, attempt: Attempt, box: Box, precision: Precision) -> Tensor:
+def _labels(runner: Runner, attempt: Attempt, box: Box, precision: Precision) -> Job[Tensor]:
     """Labels (z, y, x) of a box, by the attempt's engine."""
+    yield Progress(0, 0, f"Trying {precision.name} on a test tile")
     before, specs = runner.precision, runner.specs
     runner.precision, runner.specs = precision, {}
     try:
@@ -91,10 +100,13 @@ def _labels(runner: Runner, attempt: Attempt, box: Box, precision: Precision) ->
             results = Logits(runner.network.num_classes, box)
             plan = replace(attempt.plan, box=box, parts=1)
             whole = [Box((0, 0, 0), box.shape)]
-            for _ in ExactRun(runner, plan, results, whole, {}).steps():
-                pass
+            run = ExactRun(runner, plan, results, whole, {})
+            for done, _ in run.steps():
+                yield Progress(0, 0, f"Trying {precision.name}, plane {done} of {run.total}")
             return results.logits.argmax(0)
         output = runner.forward(runner.devices[0], [box])
-        return torch.argmax(output.logits[0].float(), 0).cpu()
+        logits = output.logits[0].float()
+        check_finite(logits)
+        return torch.argmax(logits, 0).cpu()
     finally:
         runner.precision, runner.specs = before, specs

@@ -17,7 +17,7 @@ from ..errors import InputError, OutputError
 from ..progress import Job, Progress
 from .correct_sessions import new_folder
 from .layers import LayerSource
-from .tasks import ModelShelf
+from .tasks import ModelShelf, threads_beside_window
 
 if TYPE_CHECKING:
     from ..correction.learn import Learned
@@ -145,7 +145,7 @@ def start_session(shelf: ModelShelf, request: Request) -> Generator[Progress, No
         labels=mask,
         probabilities=shares,
         model=model,
-        threads=os.cpu_count() or 1,
+        threads=threads_beside_window(os.cpu_count() or 1),
     )
     note = ""
     yield Progress(0, 0, "Making the session …")
@@ -167,7 +167,8 @@ def resume_session(folder: Path, source: LayerSource) -> Started:
     """
     from ..correction.session import CorrectionSession
 
-    session = CorrectionSession.resume(folder, source.volume, threads=os.cpu_count() or 1)
+    threads = threads_beside_window(os.cpu_count() or 1)
+    session = CorrectionSession.resume(folder, source.volume, threads=threads)
     known: Sequence[str] = ()
     model = session.start_model
     if model is not None and model.card.class_names == list(session.classes):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ from ..progress import Progress
 from .garbage import WindowGarbage
 from .layers import LayerSource
 from .results import LayerPlan, plan_layers, plan_preview
+from .statistics import KnownStatistics
 from .tasks_large import is_large, segment_to_disk, with_levels
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ __all__ = [
     "look_ahead",
     "look_around",
     "run_segmentation",
+    "threads_beside_window",
 ]
 
 
@@ -96,6 +98,7 @@ class ModelShelf:
     def __init__(self) -> None:
         self._key: tuple[str, Stamp] | None = None
         self._model: Model | None = None
+        self.statistics = KnownStatistics()
 
     def get(self, name_or_path: str) -> Model:
         """Return the model, loading it if it is another one or its file changed."""
@@ -104,6 +107,7 @@ class ModelShelf:
         key = (name_or_path, file_stamp(name_or_path))
         if self._model is None or key != self._key:
             self._model = None  # frees the old one before the new one comes
+            self.statistics = KnownStatistics()
             self._model = load_model(name_or_path)
             self._key = key
         return self._model
@@ -119,6 +123,7 @@ def look_around() -> Ready:
     from ..models import list_models
 
     collect_garbage_with(WindowGarbage.get().collect_all)
+    torch.set_num_threads(threads_beside_window(torch.get_num_threads()))
     auto = choose_device("auto")
     devices = [("auto", f"Automatic: {_device_title(auto.device.type)}")]
     reasons = {"auto": auto.reason}
@@ -128,6 +133,15 @@ def look_around() -> Ready:
         devices.append(("mps", "Apple GPU"))
     devices.append(("cpu", "CPU"))
     return Ready(list_models(), devices, reasons)
+
+
+def threads_beside_window(threads: int) -> int:
+    """Of so many threads, those that compute: one is left to the window, where two remain.
+
+    With two cores the window's thread, which mostly waits, gets its share from the system,
+    and a run on one of them would take twice as long.
+    """
+    return threads - 1 if threads > 2 else threads
 
 
 def _device_title(kind: str) -> str:
@@ -148,13 +162,23 @@ def look_ahead(
     model = shelf.get(model_ref)
     maps = [(s.name, s.title, s.primary) for s in model.network.map_specs.values()]
     yield Progress(0, 0, "Estimating memory …")
-    preflight(source.volume, model, options)
+    calibrated = _known(shelf, source, options) is not None
+    preflight(source.volume, model, options, calibrated=calibrated)
     yield Progress(0, 0, "Measuring the speed …")
-    plan = preflight(source.volume, model, options, probe=True)
+    plan = preflight(source.volume, model, options, probe=True, calibrated=calibrated)
     text = plan.text
     if is_large(source.volume, model, options):
         text += "; the results go to a temporary OME-Zarr"
     return Outlook(text, maps, model.card.patch_size)
+
+
+def _known(
+    shelf: ModelShelf, source: LayerSource, options: SegmentOptions
+) -> Mapping[str, tuple[list[float], list[float]]] | None:
+    """Statistics for a region: measured over the whole scan, where that was done already."""
+    if options.region is None:
+        return None
+    return shelf.statistics.find(source.volume, options.channel)
 
 
 def run_segmentation(
@@ -177,13 +201,17 @@ def run_segmentation(
     stamp = file_stamp(model_ref)
     model = shelf.get(model_ref)
     large = is_large(source.volume, model, options)
+    known = _known(shelf, source, options)
     if options.region is None and not large:
         empty = Empty(*plan_preview(model.card, source), model.card.name)
         yield Progress(0, 0, "Preparing the scan", empty)
     if large:
-        result = yield from segment_to_disk(source, model, options, focus)
+        result = yield from segment_to_disk(source, model, options, focus, known)
     else:
-        result = yield from segment_job(source.volume, model, options, focus=focus)
+        result = yield from segment_job(
+            source.volume, model, options, calibration=known, focus=focus
+        )
+    shelf.statistics.keep(source.volume, options.channel, result.provenance)
     yield Progress(0, 0, "Preparing the layers …")
     plans = plan_layers(result, source)
     if large:

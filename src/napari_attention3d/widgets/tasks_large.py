@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,6 +60,7 @@ def segment_to_disk(
     model: Model,
     options: SegmentOptions,
     focus: Sequence[float] | None = None,
+    calibration: Mapping[str, tuple[list[float], list[float]]] | None = None,
 ) -> Generator[Progress, None, Segmentation]:
     """Job: as `session.segment_job`, its results lazy arrays of a temporary OME-Zarr.
 
@@ -82,7 +83,12 @@ def segment_to_disk(
     try:
         with ZarrStore(paths, geometry, source.volume.name, model.card.class_names) as store:
             result = yield from segment_job(
-                source.volume, model, options, focus=focus, allocate=store.allocate
+                source.volume,
+                model,
+                options,
+                calibration=calibration,
+                focus=focus,
+                allocate=store.allocate,
             )
             yield Progress(0, 0, "Writing to the disk …")
             store.flush()

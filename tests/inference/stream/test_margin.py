@@ -122,3 +122,12 @@ def test_what_depends_on_the_whole_grid_has_no_margin(name):
     config = {"align_corners": True} if name == "attention-unet" else {}
     with pytest.raises(NotStreamable, match="whole"):
         margin(build_network(name, channels=(4, 4), **config) if config else build_network(name))
+
+
+def test_every_registered_local_network_is_among_them() -> None:
+    """A new one must be added to the cases above."""
+    from napari_attention3d.networks import registry
+
+    names = registry.network_names()
+    local = {name for name in names if registry._known(name).locality == "local"}
+    assert local == {case.split("/")[0] for case in LOCAL}

@@ -266,3 +266,12 @@ def test_wrong_ranges_are_refused(ranges):
 def test_a_short_range_holds_less():
     graph = record_graph(build("attention-unet"), (200, 16, 16))
     assert peak_bytes(graph, 8, {"logits": (90, 98)}) < peak_bytes(graph, 8)
+
+
+def test_every_registered_local_network_is_among_them() -> None:
+    """A new one must be added to the cases above."""
+    from napari_attention3d.networks import registry
+
+    names = registry.network_names()
+    local = {name for name in names if registry._known(name).locality == "local"}
+    assert local == {case.split("/")[0] for case in LOCAL}
