@@ -14,8 +14,18 @@ import numpy as np
 __all__ = ["measure", "start"]
 
 
-def start(cell: dict[str, Any], folder: Path, limit: float) -> dict[str, Any]:
-    """Run a cell in a process of its own; what went wrong stands under "error"."""
+def start(cell: dict[str, Any], folder: Path, limit: float, out: Path) -> dict[str, Any]:
+    """Run a cell in a process of its own; what went wrong stands under "error".
+
+    Parameters
+    ----------
+    folder
+        Of scans and networks, which all runs share.
+    limit
+        Seconds.
+    out
+        Of the labels, each run's own: cells of the same name are of other sizes there.
+    """
     threads = str(cell.get("threads", 1))
     environment = os.environ | {
         "OMP_NUM_THREADS": threads,
@@ -24,6 +34,7 @@ def start(cell: dict[str, Any], folder: Path, limit: float) -> dict[str, Any]:
     }
     script = Path(__file__).resolve().parents[1] / "inference.py"
     command = [sys.executable, str(script), "--cell", json.dumps(cell), "--work", str(folder)]
+    command += ["--out", str(out)]
     try:
         done = subprocess.run(
             command, env=environment, capture_output=True, text=True, timeout=limit, check=False
@@ -37,7 +48,7 @@ def start(cell: dict[str, Any], folder: Path, limit: float) -> dict[str, Any]:
     return found
 
 
-def measure(cell: dict[str, Any], folder: Path) -> dict[str, Any]:
+def measure(cell: dict[str, Any], folder: Path, out: Path) -> dict[str, Any]:
     """Measure in this process.
 
     Memory is that of the first run, time that of the second where the cell is `warm`.
@@ -58,15 +69,15 @@ def measure(cell: dict[str, Any], folder: Path) -> dict[str, Any]:
     how, name = cell["how"], cell["name"]
     if how["who"] in contenders.PREPARED:
         model = contenders.prepared(how["who"], model, scan)
-    out = folder / f"{name}.ome.zarr" if how.get("to_disk") else None
+    stored = out / f"{name}.ome.zarr" if how.get("to_disk") else None
     base = _reset_peak()
-    (labels, plan), cpu, wall = contenders.timed(lambda: contenders.run(how, scan, model, out))
+    (labels, plan), cpu, wall = contenders.timed(lambda: contenders.run(how, scan, model, stored))
     found = {"peak_mb": (_peak() - base) / 1e6, "base_mb": base / 1e6, "plan": plan}
     if cell.get("warm"):
-        again = folder / f"{name}-again.ome.zarr" if out else None
+        again = out / f"{name}-again.ome.zarr" if stored else None
         (labels, _), cpu, wall = contenders.timed(lambda: contenders.run(how, scan, model, again))
     if labels is not None:
-        np.save(folder / f"{name}.npy", labels)
+        np.save(out / f"{name}.npy", labels)
         if "region" not in how:
             found["dice"] = _dice(labels, truth, cell["classes"])
     return found | {"cpu_s": cpu, "wall_s": wall}

@@ -17,7 +17,7 @@ from napari_attention3d.volumes.atomic import atomic_path
 
 from .table import cells
 
-__all__ = ["report", "targets", "write"]
+__all__ = ["found_figures", "report", "targets", "write"]
 
 Row = dict[str, Any]
 TITLE = "The engine"
@@ -320,6 +320,33 @@ def _about(where: dict[str, Any]) -> str:
     )
 
 
+def found_figures(known: Sequence[Row], quick: bool) -> Row:
+    """Every figure of the tables under a stable name: medians per cell, and the targets.
+
+    Parameters
+    ----------
+    known
+        Rows of the book; may be incomplete.
+    quick
+        Whether they are of the quick run.
+    """
+    figures = Figures(known)
+    fields = ("cpu_s", "wall_s", "peak_mb", "mismatch", "mismatch_fg", "dice")
+    cells_found: dict[str, Row] = {}
+    for name, rows in figures.rows.items():
+        values: Row = {f: v for f in fields if (v := figures.get(name, f)) is not None}
+        texts = {f: figures.text(name, f) for f in ("plan", "note") if figures.text(name, f)}
+        cells_found[name] = {"rounds": len(rows)} | values | texts
+        if (error := figures.error(name)) is not None:
+            cells_found[name]["error"] = error
+    return {
+        "machine": machine(torch.device("cpu")) | {"threads": 1},
+        "quick": quick,
+        "targets": [vars(t) for t in found_targets(known, quick)],
+        "cells": cells_found,
+    }
+
+
 def write(known: Sequence[Row], folder: Path) -> None:
     """Put the section into RESULTS.md and the figures into results/inference.json.
 
@@ -335,21 +362,11 @@ def write(known: Sequence[Row], folder: Path) -> None:
     OutputError
         If a file can't be written.
     """
-    where = machine(torch.device("cpu")) | {"threads": 1}
-    figures = Figures(known)
-    fields = ("cpu_s", "wall_s", "peak_mb", "mismatch", "mismatch_fg", "dice")
-    cells_found: dict[str, Row] = {}
-    for name, rows in figures.rows.items():
-        values: Row = {f: v for f in fields if (v := figures.get(name, f)) is not None}
-        texts = {f: figures.text(name, f) for f in ("plan", "note") if figures.text(name, f)}
-        cells_found[name] = {"rounds": len(rows)} | values | texts
-        if (error := figures.error(name)) is not None:
-            cells_found[name]["error"] = error
-    aims = [vars(t) for t in found_targets(known, quick=False)]
+    whole = found_figures(known, quick=False)
+    where = whole["machine"]
     text = [_about(where), "### Targets", targets(known, quick=False)]
     text += [report(known, quick=False), "### What was tried", TRIED.read_text(encoding="utf-8")]
     update_section(folder / "RESULTS.md", TITLE, "\n\n".join(part.strip() for part in text))
     (folder / "results").mkdir(exist_ok=True)
     with atomic_path(folder / "results" / "inference.json") as temporary:
-        whole = {"machine": where, "targets": aims, "cells": cells_found}
         temporary.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")

@@ -109,3 +109,42 @@ def test_section_and_figures_are_written_and_replaced(tmp_path):
     assert whole["cells"]["nnunet-256"] == {"rounds": 1, "error": "no | memory"}
     assert whole["targets"][0]["reached"] is False
     assert whole["machine"]["threads"] == 1
+
+
+def test_json_holds_medians_and_targets_under_stable_names():
+    found = tables.found_figures(BOOK, quick=False)
+    assert found["cells"]["single-192"]["cpu_s"] == 5.0
+    assert found["quick"] is False
+    names = [t["what"] for t in found["targets"]]
+    assert names == [t["what"] for t in tables.found_figures([], quick=False)["targets"]]
+    assert len(set(names)) == len(names)
+    json.dumps(found)
+
+
+def test_what_failed_is_tried_again_and_what_went_well_later_counts(tmp_path):
+    from inference import read_book
+
+    book = tmp_path / "cells.jsonl"
+    assert read_book(book) == []
+    rows = [row("a", 1.0), {"name": "b", "round": 0, "error": "killed"}, row("c", 2.0)]
+    rows += [{"name": "d", "round": 0, "error": "killed"}, row("d", 3.0), row("a", 4.0, 1)]
+    book.write_text("".join(json.dumps(one) + "\n" for one in rows))
+    found = {(one["name"], one["round"]): one["cpu_s"] for one in read_book(book)}
+    assert found == {("a", 0): 1.0, ("c", 0): 2.0, ("d", 0): 3.0, ("a", 1): 4.0}
+
+
+def test_quick_and_full_runs_share_scans_and_networks_but_no_labels(tmp_path, monkeypatch):
+    from engine import cell as module
+
+    started = []
+
+    class Done:
+        returncode, stdout, stderr = 0, '{"cpu_s": 1}', ""
+
+    monkeypatch.setattr(
+        module.subprocess, "run", lambda command, **_: started.append(command) or Done()
+    )
+    module.start({"name": "ours-128"}, tmp_path, 10, tmp_path / "quick")
+    command = started[0]
+    assert command[command.index("--work") + 1] == str(tmp_path)
+    assert command[command.index("--out") + 1] == str(tmp_path / "quick")
