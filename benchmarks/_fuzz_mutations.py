@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import random
 import struct
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,7 +35,10 @@ def mutate(path: Path, rng: random.Random) -> str:
     return _file(path, rng)
 
 
-_DESCRIPTIONS = {"zarr.json", ".zattrs", ".zarray", ".zgroup", "dataset.json"}
+_DESCRIPTIONS = {
+    "zarr.json", ".zattrs", ".zarray", ".zgroup", "dataset.json", "tiny.json",
+    "session.json", "current.json", "round.json",
+}  # fmt: skip
 
 
 def _of_a_folder(path: Path, target: Path, rng: random.Random) -> str:
@@ -63,7 +68,9 @@ def _file(path: Path, rng: random.Random) -> str:
     elif name.endswith((".yaml", ".nrrd", ".mha")):
         ways += [_text] * 3
     elif name.endswith(".safetensors"):
-        ways += [_safetensors] * 3
+        ways += [_safetensors] * 3 + [_card] * 6 * _has_card(data)
+    elif name.endswith((".pt", ".pth")):
+        ways += [_zipped] * 3
     elif name.endswith((".nii", ".nii.gz", ".mgz", ".mgh")):
         ways += [_bomb] if name.endswith("gz") else []
     data, how = rng.choice(ways)(data, rng)
@@ -172,17 +179,46 @@ def _places(tree: Any) -> Any:
 
 
 def _safetensors(data: bytes, rng: random.Random) -> tuple[bytes, str]:
-    """Change the header's length, or an entry of it: shapes, offsets, types, the card."""
+    """Change the header's length, or an entry of it: shapes, offsets, types."""
     length = struct.unpack("<Q", data[:8])[0]
     if rng.random() < 0.15:
         odd = rng.choice(ODD_NUMBERS) & (2**64 - 1)
         return struct.pack("<Q", odd) + data[8:], f"header of {odd} bytes"
     header, how = _json(data[8 : 8 + length], rng)
-    tree = json.loads(header) if how != "deep" else None
-    if tree and isinstance(card := tree.get("__metadata__"), dict) and rng.random() < 0.6:
-        for key, text in card.items():
-            if isinstance(text, str) and text.startswith("{"):
-                inner, words = _json(text.encode(), rng)
-                card[key], how = inner.decode(), f"card: {words}"
-        header = json.dumps(tree).encode()
     return struct.pack("<Q", len(header)) + header + data[8 + length :], how
+
+
+def _card(data: bytes, rng: random.Random) -> tuple[bytes, str]:
+    """Change an entry of the card, and nothing else: else the tensors are what is refused."""
+    length = struct.unpack("<Q", data[:8])[0]
+    tree = json.loads(data[8 : 8 + length])
+    card = tree["__metadata__"]
+    for key, text in card.items():
+        inner, how = _json(text.encode(), rng)
+        card[key] = inner.decode()
+    header = json.dumps(tree).encode()
+    return struct.pack("<Q", len(header)) + header + data[8 + length :], f"card: {how}"
+
+
+def _has_card(data: bytes) -> bool:
+    return b'"__metadata__"' in data
+
+
+# ---- torch's files
+
+
+def _zipped(data: bytes, rng: random.Random) -> tuple[bytes, str]:
+    """Change a member of the archive, most often the pickle; its check sum is right again."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(out, "w") as new:
+        names = old.namelist()
+        pickled = [name for name in names if name.endswith("data.pkl")]
+        target = rng.choice(pickled if rng.random() < 0.8 else names)
+        how = ""
+        for name in names:
+            content = old.read(name)
+            if name == target:
+                content, how = _bytes(content, rng)
+            elsewhere = name == target and rng.random() < 0.1
+            new.writestr("../../owned" if elsewhere else name, content)
+    return out.getvalue(), f"{target}: {how}"

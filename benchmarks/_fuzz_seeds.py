@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -19,9 +20,10 @@ AFFINE[:3] = np.c_[TURN * (2.0, 1.0, 3.0), (-5.0, 3.0, 1.0)]
 
 @dataclass(frozen=True)
 class Seed:
-    """What reads the file."""
+    """What reads the file, or the one of that name in the folder."""
 
     kind: str
+    inner: str = ""
 
 
 SEEDS = {
@@ -29,10 +31,16 @@ SEEDS = {
     for name in (
         "one.nii", "one.nii.gz", "two.nii", "float.nii", "labels.nii.gz", "free.mgh", "free.mgz",
         "ours.tif", "ours.ome.tif", "imagej.tif", "packed.tif", "plain.tif", "one.nrrd",
-        "packed.nrrd", "one.mha", "packed.mha", "slice.dcm", "new.zarr", "old.zarr",
+        "packed.nrrd", "one.mha", "packed.mha", "slice.dcm", "series", "new.zarr",
+        "old.zarr",
     )
 } | {
     "tiny.safetensors": Seed("model"),
+    "beside": Seed("model", "tiny.safetensors"),
+    "bare.pt": Seed("weights"),
+    "wrapped.pth": Seed("weights"),
+    "monai.pt": Seed("import"),
+    "rules.yaml": Seed("rules"),
     "recipe.yaml": Seed("recipe"),
     "training.yaml": Seed("training"),
     "nnunet": Seed("dataset"),
@@ -91,29 +99,33 @@ def _others(folder: Path) -> None:
     tifffile.imwrite(folder / "packed.tif", voxels, photometric="minisblack", compression="zlib")
     tifffile.imwrite(folder / "plain.tif", voxels, photometric="minisblack")
     _dicom(folder / "slice.dcm")
+    (folder / "series").mkdir()
+    for number in range(4):
+        _dicom(folder / "series" / f"{number}.dcm", number)
     _old_zarr(folder / "old.zarr")
 
 
-def _dicom(path: Path) -> None:
+def _dicom(path: Path, number: int = 0) -> None:
     from pydicom.dataset import Dataset, FileMetaDataset
     from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = CTImageStorage
-    meta.MediaStorageSOPInstanceUID = generate_uid(entropy_srcs=["a"])
+    meta.MediaStorageSOPInstanceUID = generate_uid(entropy_srcs=[f"a{number}"])
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
     data = Dataset()
     data.file_meta = meta
     data.SOPClassUID, data.SOPInstanceUID = CTImageStorage, meta.MediaStorageSOPInstanceUID
     data.StudyInstanceUID = data.SeriesInstanceUID = generate_uid(entropy_srcs=["b"])
-    data.Modality, data.InstanceNumber = "CT", 1
+    data.Modality, data.InstanceNumber = "CT", number + 1
     data.Rows, data.Columns = SHAPE[1:]
     data.PixelSpacing, data.SliceThickness = [1.0, 1.0], 2.0
-    data.ImagePositionPatient, data.ImageOrientationPatient = [0, 0, 0], [1, 0, 0, 0, 1, 0]
+    data.ImagePositionPatient = [0, 0, 2 * number]
+    data.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
     data.BitsAllocated = data.BitsStored = 16
     data.HighBit, data.PixelRepresentation, data.SamplesPerPixel = 15, 1, 1
     data.PhotometricInterpretation = "MONOCHROME2"
-    data.PixelData = _voxels()[0].tobytes()
+    data.PixelData = _voxels()[number].tobytes()
     data.save_as(path, enforce_file_format=True)
 
 
@@ -159,13 +171,34 @@ def _no_scans(folder: Path) -> None:
         patch_size=(16, 16, 16),
     )
     save_model(folder / "tiny.safetensors", network, card)
+    _bare(folder, network)
     rule = {"rule": "minimum_size", "size": 50}
+    (folder / "rules.yaml").write_text(yaml.safe_dump([rule, {"rule": "fill_holes"}]))
     recipe = {"model": {"name": "tiny"}, "clean_up": [rule], "measure": {}}
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     (folder / "training.yaml").write_text(_training())
     _nnunet(folder / "nnunet")
     state = Checkpoint(3, {"w": torch.ones(2)}, {"w": torch.ones(2)}, 1, {"a": 1}, 0.5, "same")
     save_checkpoint(folder / "checkpoint.pt", state)
+
+
+def _bare(folder: Path, network: Any) -> None:
+    """Weights without a card, with one beside, and of other programs."""
+    import torch
+    from monai.networks.nets import AttentionUnet
+    from safetensors.torch import save_file
+
+    from napari_attention3d.models import load_model
+
+    card = load_model(folder / "tiny.safetensors").card  # with the weights' sum
+    (folder / "beside").mkdir()
+    state = network.state_dict()
+    save_file(state, folder / "beside" / "tiny.safetensors")
+    (folder / "beside" / "tiny.json").write_text(card.model_dump_json())
+    torch.save(state, folder / "bare.pt")
+    torch.save({"state_dict": {f"module.{k}": v for k, v in state.items()}}, folder / "wrapped.pth")
+    other = AttentionUnet(3, 1, 2, channels=(2, 4), strides=(2,))
+    torch.save(other.state_dict(), folder / "monai.pt")
 
 
 def _training() -> str:

@@ -2,20 +2,24 @@
 
 python benchmarks/fuzz.py --mutants 5000 --json fuzz.json
 
-A mutant is a sound file (scan, label map, model, card, recipe, training settings, checkpoint)
-with bytes, numbers of its header or entries of its metadata changed. It is read in a process of
-its own. What counts as a failure: an exception that is not ours or a message of several lines,
-more than ten seconds, far more memory than the file's size explains, a file written, a process
-gone. A run that was stopped goes on where it was (`--json` keeps one line per failure and a
-count per reader).
+A mutant is a sound file or folder (scan, series, label map, model, card, weights of others,
+recipe, rules, training settings, checkpoint) with bytes, numbers of its header or entries of its
+metadata changed. It is read in a process of its own, whose current folder is watched, too.
+What counts as a failure: an exception that is not ours or a message of several lines, more than
+ten seconds of the processor, far more memory than the file's size explains, a file or folder
+made or changed, a process gone. A run that was stopped goes on where it was (`--json` keeps one
+line per failure and a count per reader).
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import hashlib
 import json
 import logging
 import multiprocessing
+import os
 import random
 import shutil
 import tempfile
@@ -29,11 +33,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 from _fuzz_mutations import mutate
 from _fuzz_seeds import SEEDS, make_seeds
 
 PATIENCE = 10.0
-"""Seconds that a reader may take."""
+"""Seconds of the processor that a reader may take."""
+LONGEST = 100.0
+"""Seconds that it may take by the clock, whatever else the machine does."""
 MEMORY = 160e6
 """Bytes above what the process had before, for any file."""
 PER_BYTE = 1100
@@ -74,6 +81,18 @@ def _read(kind: str, path: Path, lazy: bool) -> None:
         from napari_attention3d.training.checkpoint import load_checkpoint
 
         load_checkpoint(path, "same")
+    elif kind == "weights":
+        from napari_attention3d.models.convert_source import read_source
+
+        read_source(path)
+    elif kind == "import":
+        from napari_attention3d.models.convert import convert
+
+        convert(path)
+    elif kind == "rules":
+        from napari_attention3d.analysis.cleanup import read_rules
+
+        read_rules(path)
     else:
         raise ValueError(kind)
 
@@ -95,7 +114,8 @@ def _reader(pipe: Any) -> None:
     warnings.simplefilter("ignore")
     logging.disable(logging.CRITICAL)
     while (task := pipe.recv()) is not None:
-        kind, path, lazy = task
+        kind, path, lazy, watched = task
+        os.chdir(watched)  # what an executed tag or pickle makes is made here
         before = _peak(reset=True)
         try:
             _read(kind, Path(path), lazy)
@@ -120,19 +140,19 @@ class Readers:
         self._context.set_forkserver_preload(["napari_attention3d.session", "SimpleITK"])
         self._process: Any = None
 
-    def ask(self, kind: str, path: Path, lazy: bool) -> tuple[str, str, int]:
-        """Return outcome, words and bytes."""
+    def ask(self, kind: str, path: Path, lazy: bool, watched: Path) -> tuple[str, str, int]:
+        """Return outcome, words and bytes; the process reads in the watched folder."""
         if self._process is None:
             self._pipe, theirs = self._context.Pipe()
             self._process = self._context.Process(target=_reader, args=(theirs,), daemon=True)
             self._process.start()
             theirs.close()
             for other in set(SEEDS.values()):  # imports are not the file's memory
-                self._pipe.send((other.kind, str(path.parent / "nothing.there"), True))
+                self._pipe.send((other.kind, str(watched / "nothing.there"), True, str(watched)))
                 self._pipe.recv()
-        self._pipe.send((kind, str(path), lazy))
+        self._pipe.send((kind, str(path), lazy, str(watched)))
         try:
-            if self._pipe.poll(PATIENCE):
+            if self._answers():
                 found: tuple[str, str, int] = self._pipe.recv()
                 return found
             words = f"no answer in {PATIENCE:g} s"
@@ -140,6 +160,21 @@ class Readers:
             words = "the process died"
         self.close()
         return "failed", words, 0
+
+    def _answers(self) -> bool:
+        """Whether there is one before it took too long, on a busy machine too."""
+        begin, until = self._used(), time.monotonic() + LONGEST
+        while not self._pipe.poll(0.5):
+            if self._used() - begin > PATIENCE or time.monotonic() > until:
+                return False
+        return True
+
+    def _used(self) -> float:
+        """Seconds of the processor that the process took."""
+        with contextlib.suppress(psutil.Error):
+            times = psutil.Process(self._process.pid).cpu_times()
+            return float(times.user + times.system)
+        return 0.0
 
     def close(self) -> None:
         """End the process."""
@@ -169,8 +204,23 @@ class Book:
         }
 
 
-def _files(folder: Path) -> set[tuple[str, int]]:
-    return {(str(p), p.stat().st_size) for p in folder.rglob("*") if p.is_file()}
+def contents(folder: Path) -> dict[str, str]:
+    """What is in a folder: hashes of files, where links lead, folders."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        name = str(path.relative_to(folder))
+        if path.is_symlink():
+            found[name] = f"link to {os.readlink(path)}"
+        elif path.is_dir():
+            found[name] = "folder"
+        else:
+            found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return found
+
+
+def _size(folder: Path) -> int:
+    files = (p for p in folder.rglob("*") if p.is_file() and not p.is_symlink())
+    return sum(p.stat().st_size for p in files)
 
 
 def _mutants(folder: Path, begin: int, end: int) -> Iterator[tuple[int, str, Path, bool, str]]:
@@ -186,7 +236,7 @@ def _mutants(folder: Path, begin: int, end: int) -> Iterator[tuple[int, str, Pat
         target = place / name
         (shutil.copytree if (seeds / name).is_dir() else shutil.copy)(seeds / name, target)
         how = mutate(target, rng)
-        yield number, SEEDS[name].kind, target, rng.random() < 0.5, how
+        yield number, name, target / SEEDS[name].inner, rng.random() < 0.5, how
 
 
 def fuzz(
@@ -202,19 +252,20 @@ def fuzz(
     begin = book.done if begin is None else begin
     readers = Readers()
     try:
-        for number, kind, path, lazy, how in _mutants(folder, begin, begin + mutants):
-            before = _files(path.parent)
-            size = sum(one[1] for one in before)
-            outcome, words, memory = readers.ask(kind, path, lazy)
+        place = folder / "mutant"
+        for number, name, path, lazy, how in _mutants(folder, begin, begin + mutants):
+            before, size = contents(place), _size(place)
+            outcome, words, memory = readers.ask(SEEDS[name].kind, path, lazy, place)
             book.peak = max(book.peak, memory)
-            if _files(path.parent) != before:
-                outcome, words = "failed", "files were written"
+            if (now := contents(place)) != before:
+                changed = sorted(f for f in now.keys() | before if now.get(f) != before.get(f))
+                outcome, words = "failed", f"written: {', '.join(changed)}"
             elif memory > MEMORY + PER_BYTE * size:
                 outcome, words = "failed", f"{memory / 1e6:.0f} MB for a file of {size} bytes"
-            book.outcomes.setdefault(path.name, Counter())[outcome] += 1
+            book.outcomes.setdefault(name, Counter())[outcome] += 1
             if outcome == "failed":
                 book.failures.append(
-                    {"number": number, "file": path.name, "how": how, "lazy": lazy, "words": words}
+                    {"number": number, "file": name, "how": how, "lazy": lazy, "words": words}
                 )
             book.done = number + 1
             if number % 50 == 0:

@@ -19,8 +19,19 @@ __all__ = [
 ]
 
 
+LONGEST = 900
+"""Characters of a message: what it quotes of a file may be of any length."""
+
+
 class Attention3DError(Exception):
     """Base of all errors raised on purpose."""
+
+    def __str__(self) -> str:
+        """Return the message; of a very long one the beginning and the end."""
+        text = super().__str__()
+        if len(text) <= LONGEST:
+            return text
+        return f"{text[: LONGEST - 300]} … {text[-290:]}"
 
 
 class InputError(Attention3DError):

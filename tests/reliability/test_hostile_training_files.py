@@ -134,3 +134,29 @@ def test_names_in_a_description_are_only_names(tmp_path):
     (tmp_path / "dataset.json").write_text(json.dumps(about))
     with pytest.raises(InputError, match="holds no images"):
         open_training_folder(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["model.pt", "model.pth", "model.ckpt"])
+def test_programs_in_torchscript_are_not_loaded(tmp_path, monkeypatch, name):
+    """They are no weights: what they hold would run when the network is called."""
+    from napari_attention3d.models.convert_source import read_source
+
+    path = tmp_path / name
+    torch.jit.save(torch.jit.trace(torch.nn.Linear(2, 2), torch.zeros(1, 2)), str(path))
+    monkeypatch.setattr(torch.jit, "load", None)  # nobody asks for it
+    with pytest.raises(ModelFileError) as told:
+        read_source(path)
+    assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "model.torchscript", "model.pkl", "model.h5"])
+def test_other_kinds_of_models_are_refused_by_name(tmp_path, name):
+    from napari_attention3d.models import load_model
+    from napari_attention3d.models.convert_source import read_source
+
+    path = tmp_path / name
+    path.write_bytes(b"\x08\x07\x12\x0bbackend-test")  # as ONNX begins
+    for read in (read_source, load_model):
+        with pytest.raises(ModelFileError) as told:
+            read(path)
+        assert "\n" not in str(told.value)

@@ -66,7 +66,8 @@ def build_network(name: str, *, preset: str | None = None, **config: Any) -> Seg
     try:
         return cls(**settings)
     except (TypeError, ValueError) as error:
-        raise InputError(f"network {name!r} can't be built: {error}") from error
+        text = " ".join(str(error).split())[:300]  # torch's may have many lines
+        raise InputError(f"network {name!r} can't be built: {text}") from error
 
 
 def _known(name: str) -> type[SegmentationNetwork]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -144,7 +145,7 @@ def open_training_folder(folder: Path, labels: Path | None = None) -> TrainingFo
     if labels is not None:
         cases = match_pairs(folder, labels)
         return TrainingFolder(tuple(cases), folder, labels, "pairs by name")
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise InputError(f"{folder} is not a folder; give the folder of the training files")
     if (folder / "dataset.json").exists():
         found = read_nnunet(folder)
@@ -197,7 +198,7 @@ def match_pairs(images: Path, labels: Path) -> list[PairFiles]:
         channels differs.
     """
     for folder in (images, labels):
-        if not folder.is_dir():
+        if not os.path.isdir(folder):
             raise InputError(f"{folder} is not a folder; give the folder of the training files")
     by_name: dict[str, Path] = {}
     for path in _volumes_in(labels):

@@ -6,6 +6,7 @@ napari.yaml.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from ...errors import InputError, VolumeFormatError
@@ -74,7 +75,7 @@ def format_for(path: str | Path, *, writing: bool = False) -> Format:
         raise InputError(
             f"can't write {path.name}: give it one of the suffixes {', '.join(writable_suffixes())}"
         )
-    if path.is_dir():
+    if os.path.isdir(path):  # not its own: that raises at names that are too long
         raise VolumeFormatError(f"{path} is a folder; choose a file inside it")
     raise VolumeFormatError(
         f"{path.name} is not of a supported format ({', '.join(supported_suffixes())}); "

@@ -6,6 +6,7 @@ and not by name; a gap, a turn or a shift between them is refused, never papered
 
 from __future__ import annotations
 
+import os
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
@@ -39,7 +40,7 @@ class DicomFormat(Format):
     def read(self, path: Path, *, channel: int | None, time: int | None, lazy: bool) -> Volume:
         """Read a series; see `napari_attention3d.volumes.read_volume`."""
         _pydicom()
-        with reading(path, "DICOM series", folder=path.is_dir()) as odd:
+        with reading(path, "DICOM series", folder=os.path.isdir(path)) as odd:
             files, name = _files_of_series(path)
             slices = [one for file in files for one in slices_of(file)]
             rows = check_stack(slices, path.name)
@@ -68,7 +69,7 @@ def read_series(path: Path) -> tuple[list[Slice], Geometry, str]:
         As `read_volume` does; also if it has several images at each place.
     """
     _pydicom()
-    with reading(path, "DICOM series", folder=path.is_dir()):
+    with reading(path, "DICOM series", folder=os.path.isdir(path)):
         files, name = _files_of_series(path)
         rows = check_stack([one for file in files for one in slices_of(file)], path.name)
         if len(rows[0]) > 1:
@@ -82,7 +83,7 @@ def read_series(path: Path) -> tuple[list[Slice], Geometry, str]:
 
 def is_series_folder(path: Path) -> bool:
     """Whether a folder holds a DICOM file among its first few."""
-    if not path.is_dir() or path.suffix.lower() == ".zarr":
+    if not os.path.isdir(path) or path.suffix.lower() == ".zarr":
         return False
     files = (one for one in sorted(path.iterdir()) if one.is_file())
     return any(_is_dicom(file) for _, file in zip(range(_LOOKS), files, strict=False))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import zlib
 from importlib.util import find_spec
 from pathlib import Path
@@ -37,6 +38,8 @@ _PART = 3000
 """MetaImage's reader fails on longer lines."""
 _FIELD = 1000
 """Bytes of a field in a NRRD header; its reader crashes on about 1,200."""
+_AXES = {b"%d" % n for n in range(1, 11)}
+"""Numbers of axes that MetaImage's reader has room for."""
 _LONGEST = 2**26
 _LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _RIGHT_ANGLE = 1e-4
@@ -123,6 +126,20 @@ class MetaImageFormat(_ItkFormat):
     kind: ClassVar[str] = "MetaImage file"
     suffixes: ClassVar[tuple[str, ...]] = (".mha", ".mhd")
     read_only: ClassVar[tuple[str, ...]] = (".mhd",)
+
+    def check(self, path: Path) -> None:
+        """Refuse odd numbers of axes, by which it reads memory that is not its own."""
+        with path.open("rb") as file:
+            while line := file.readline(_LONGEST):
+                field = re.match(rb"\s*(\w+)\s*[=:]\s*(.*)", line)
+                key, value = (field[1], field[2].strip()) if field else (b"", b"")
+                if key == b"NDims" and value not in _AXES:
+                    text = value[:20].decode("latin-1")
+                    raise VolumeFormatError(
+                        f"{path.name} is damaged (its header says {text!r} axes); copy it again"
+                    )
+                if key == b"ElementDataFile":
+                    return  # the voxels follow
 
     def header(self, text: str) -> dict[str, str]:
         """In parts: its reader fails on long lines."""

@@ -251,7 +251,7 @@ def _check(
 def _check_target(path: Path) -> None:
     """Raise OutputError before the work if the result could not take its place."""
     real = Path(os.path.realpath(path))
-    if real.is_dir() and any(real.iterdir()) and not any((real / m).exists() for m in _MARKS):
+    if os.path.isdir(real) and any(real.iterdir()) and not any((real / m).exists() for m in _MARKS):
         raise OutputError(
             f"{path} is a folder with other things in it; choose another name, or empty it"
         )
