@@ -28,8 +28,15 @@ test: $(VENV)/.installed-dev system-libs  ## run the tests
 	OMP_NUM_THREADS=$(OMP_NUM_THREADS) $(SCREEN) $(BIN)/python -m pytest -m "not long" \
 		-n $(TEST_PROCESSES) --dist loadfile $(TEST_ARGS)
 
-test-long: $(VENV)/.installed-dev system-libs  ## run the tests that take minutes
-	OMP_NUM_THREADS=$(OMP_NUM_THREADS) $(SCREEN) $(BIN)/python -m pytest -m long $(TEST_ARGS)
+# Each goes on where it was stopped, with its journal in build/long; `make clean` begins anew.
+LONG := OMP_NUM_THREADS=$(OMP_NUM_THREADS) $(SCREEN) $(BIN)/python
+test-long: $(VENV)/.installed-dev system-libs  ## run what takes minutes to hours; goes on when stopped
+	@mkdir -p build/long
+	$(LONG) scripts/long_tests.py build/long/tests.jsonl $(TEST_ARGS)
+	$(LONG) benchmarks/fuzz.py --mutants 5000 --json build/long/fuzz.json
+	$(LONG) benchmarks/kill_training.py --kills 50 --journal build/long/kills.jsonl
+	$(LONG) benchmarks/faults.py --json build/long/faults.json
+	$(LONG) benchmarks/soak.py --cycles 500 --json build/long/soak.jsonl
 
 test-oldest: system-libs  ## the same with the oldest packages that pyproject.toml allows
 	$(PYTHON) -m venv build/uv

@@ -269,8 +269,9 @@ def inside(values: Volume, labels: Volume, replay: Replay, box: Box) -> dict[str
 def parser() -> argparse.ArgumentParser:
     """Return the command line's."""
     made = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    made.add_argument("--image", type=Path, action="append", required=True)
-    made.add_argument("--label", type=Path, action="append", required=True, help="one per image")
+    made.add_argument("--image", type=Path, action="append", default=[])
+    made.add_argument("--label", type=Path, action="append", default=[], help="one per image")
+    made.add_argument("--quick", action="store_true", help="one window, one fill, no timings")
     made.add_argument("--model", action="append", help="default: both built-in brain models")
     made.add_argument("--fill", action="append", choices=("blur", "noise"))
     made.add_argument("--class", dest="classes", action="append", default=[])
@@ -287,7 +288,11 @@ def parser() -> argparse.ArgumentParser:
 def main(given: Sequence[str] | None = None) -> dict[str, Any]:
     """Run; returns what goes into the JSON file."""
     args = parser().parse_args(given)
+    if args.quick:
+        args.fill, args.windows, args.repeats = args.fill or ["blur"], 1, 0
     args.fill = args.fill or ["blur", "noise"]
+    if not args.image:
+        print("skipped: give scans with --image and their labels with --label")
     if len(args.image) != len(args.label):
         raise SystemExit(f"{len(args.image)} images and {len(args.label)} labels: give pairs")
     torch.set_num_threads(args.threads)

@@ -252,10 +252,13 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=["loop", "forest"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--strokes", type=int, help="most strokes")
+    parser.add_argument("--quick", action="store_true", help="one seed, six strokes, no forest")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", type=Path, help="results; what is in it is not run again")
     parser.add_argument("--plot", type=Path, help="PNG")
     args = parser.parse_args()
+    if args.quick:
+        args.methods, args.seeds, args.strokes = ["loop"], args.seeds[:1], args.strokes or 6
     if args.plot and find_spec("matplotlib") is None:
         raise SystemExit("--plot needs matplotlib: pip install matplotlib")
     torch.set_num_threads(args.threads)

@@ -159,11 +159,13 @@ def summary(rows: list[dict[str, Any]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cases", default="all", help="names, separated by commas, or all")
+    parser.add_argument("--quick", action="store_true", help="the first case alone")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--write", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     names = list(CASES) if arguments.cases == "all" else arguments.cases.split(",")
+    names = names[:1] if arguments.quick else names
     rows: list[dict[str, Any]] = []
     for name in names:
         _, _, tile, precision = CASES[name]

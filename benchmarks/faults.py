@@ -42,11 +42,13 @@ def main() -> None:
     """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--quick", action="store_true", help="those of `make test` alone")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
         files = sorted(map(str, TESTS.glob("test_faults_*.py")))
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+        command += ["-m", "not long"] if given.quick else []
         subprocess.run([*command, f"--junitxml={report}", *files], check=False)
         found = outcomes(report)
     if given.json is not None:

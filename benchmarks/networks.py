@@ -140,6 +140,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, help="runs per network; default 3, synthetic 1")
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--rounds", type=int, default=7, help="of the timing")
+    parser.add_argument("--quick", action="store_true", help="one round of one case and network")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--timing", action="store_true")
@@ -148,6 +149,9 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.cases = _names(arguments.cases, {"all": list(CASES)}, list(CASES))
     arguments.networks = _names(arguments.networks, GROUPS, list(BUILDERS))
+    if arguments.quick:
+        arguments.cases, arguments.networks = arguments.cases[:1], arguments.networks[:1]
+        arguments.rounds, arguments.seeds = 1, arguments.seeds or 1
     torch.set_num_threads(arguments.threads)
     device = torch.device(arguments.device)
     if arguments.probe:

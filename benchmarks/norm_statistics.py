@@ -95,8 +95,10 @@ def main() -> None:
     )
     parser.add_argument("--model", default="brain-attention-unet")
     parser.add_argument("--scans", type=int, default=20)
+    parser.add_argument("--quick", action="store_true", help="4 scans")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
+    arguments.scans = min(arguments.scans, 4) if arguments.quick else arguments.scans
     if not arguments.data.is_dir():
         print(f"skipped: no label maps in {arguments.data}; give their folder with --data")
         return

@@ -110,6 +110,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sides", default="8,16,24")
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--quick", action="store_true", help="the first side, 3 rounds")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--write", action="store_true")
@@ -118,6 +119,8 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     device = torch.device(arguments.device)
     sides = [int(side) for side in arguments.sides.split(",")]
+    if arguments.quick:
+        sides, arguments.rounds = sides[:1], min(arguments.rounds, 3)
     if arguments.probe:
         way, what = arguments.probe.split(":")
         make_job(way, what, 4, device)()  # one-off costs of libraries are not the method's

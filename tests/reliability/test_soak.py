@@ -34,6 +34,45 @@ def test_too_few_cycles_are_not_judged(soak):
     assert "too few to judge" in soak.table(rows)
 
 
+def rows_of(process, cycles, **counts):
+    """Rows in which a count is what its function makes of the cycle's number."""
+    counts = {"rss": lambda n: 100, "slots": lambda n: 9, **counts}
+    return [
+        {
+            "process": process,
+            "cycle": number,
+            **{name: count(number) for name, count in counts.items() if name != "by_name"},
+            "threads": 5,
+            "by_name": counts.get("by_name", lambda n: {"MainThread": 1})(number),
+        }
+        for number in range(cycles)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("counts", "words"),
+    [
+        ({}, []),
+        ({"rss": lambda n: 100 if n < 30 else 105}, []),
+        ({"rss": lambda n: 100 if n < 30 else 106}, ["rss 100 to 106"]),
+        ({"rss": lambda n: min(n, 20)}, []),  # the warm-up
+        ({"slots": lambda n: 9 + (n > 50)}, ["slots 9 to 10"]),
+        ({"by_name": lambda n: {"MainThread": 1, "asyncio_": n}}, []),
+        ({"by_name": lambda n: {"MainThread": 1, "lost": n // 40}}, ["threads 1 to 2"]),
+    ],
+)
+def test_what_grew_is_told_by_process(soak, counts, words):
+    rows = [*rows_of(1, 60), *rows_of(2, 60, **counts), *rows_of(3, 25, slots=lambda n: n)]
+    assert soak.grown(rows) == [f"process 2: {one}" for one in words]
+
+
+def test_a_journal_that_was_cut_off_is_gone_on_with(soak, tmp_path):
+    path = tmp_path / "soak.jsonl"
+    path.write_text('{"cycle": 0}\n{"cycle": 1, "rs')
+    assert soak.read_journal(path) == [{"cycle": 0}]
+    assert path.read_text() == '{"cycle": 0}\n'
+
+
 @pytest.fixture
 def folders(monkeypatch):
     for name in ("MODELS", "SESSIONS"):  # put back after the script has set them
