@@ -3,7 +3,7 @@
 Run on a screen, or: xvfb-run -a -s "-screen 0 1920x1080x24" python benchmarks/responsiveness.py
 Prints tables and writes nothing. A timer ticks every 2 ms on the window's thread; the longest
 gap between two ticks is the longest block. Each slot of ours is timed without what napari does
-for the layers it touches (`slot_clock.py`). The network is small and untrained.
+for the layers it touches (`_slot_clock.py`). The network is small and untrained.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 os.environ.setdefault("NAPARI_CONFIG", "")  # the person's settings are left alone
 
 import numpy as np
-from slot_clock import SlotClock
+from _slot_clock import SlotClock
 from soak import make_model
 
 
