@@ -117,7 +117,7 @@ def _probabilities(runs: Runs, voxel: tuple[float, float, float], world: Any) ->
                 found.append((value, layer.name.rsplit("probability of ", 1)[-1]))
     end = ""
     record = runs.known()
-    if not found and record is not None and not runs.stale():
+    if not found and record is not None:
         found = [(v, name) for name, v in runs.desk.probabilities(record, voxel).items()]
         end = " (in this tile)"
         if not found:
