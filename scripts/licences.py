@@ -1,7 +1,7 @@
 """Write docs/licences.md: what the project depends on and ships, and under which licence.
 
 python scripts/licences.py            # write it
-python scripts/licences.py --check    # fail if a direct dependency is missing from it
+python scripts/licences.py --check    # fail if a dependency is missing or its licence changed
 """
 
 from __future__ import annotations
@@ -10,11 +10,14 @@ import re
 import sys
 import tomllib
 from collections.abc import Iterator
-from importlib.metadata import PackageNotFoundError, metadata
+from importlib.metadata import PackageNotFoundError, metadata, version
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "licences.md"
+_ABSENT = "not installed here"
+_LONGEST = 300
+"""Characters of a licence's name; longer ones are texts."""
 DEVELOPERS = ("dev", "docs", "test")
 HEAD = """# Licences
 
@@ -46,14 +49,14 @@ def licence(name: str) -> str:
     try:
         about = metadata(name)
     except PackageNotFoundError:
-        return "not installed here"
+        return _ABSENT
     said = about.get("License-Expression") or about.get("License") or ""
     classifiers = [
         c.rsplit(" :: ", 1)[1] for c in about.get_all("Classifier") or [] if "License" in c
     ]
-    if said and "\n" not in said and len(said) < 90:
-        return said
-    return ", ".join(classifiers) or said.splitlines()[0][:80]
+    if said and "\n" not in said and len(said) <= _LONGEST:
+        return said  # an expression is told in full: cut short it would say something else
+    return ", ".join(classifiers) or f"its own: {said.strip().splitlines()[0][:80]} ..."
 
 
 def weights() -> Iterator[str]:
@@ -68,6 +71,7 @@ def weights() -> Iterator[str]:
 def page() -> str:
     """Return the page."""
     rows = [HEAD + "\n".join([*weights(), SAMPLES])]
+    earlier = rows_of(PAGE.read_text(encoding="utf-8")) if PAGE.is_file() else {}
     by_name: dict[str, list[str]] = {}
     for name, extra in requirements():
         by_name.setdefault(name, []).append(extra)
@@ -85,7 +89,9 @@ def page() -> str:
         for name, extras in sorted(by_name.items(), key=lambda item: item[0].lower()):
             if wanted(extras):
                 shown = ", ".join(e for e in extras if e not in DEVELOPERS or "" not in extras)
-                rows.append(f"| {name} | {shown} | {licence(name)} |")
+                said = licence(name)
+                said = earlier.get(name, said) if said == _ABSENT else said
+                rows.append(f"| {name} | {shown} | {said} |")
     rows += [
         "",
         "Qt comes through `napari[all]` (PyQt6: GPL-3.0 or commercial; PySide6, LGPL-3.0, will do,",
@@ -96,13 +102,41 @@ def page() -> str:
     return "\n".join(rows) + "\n"
 
 
+def rows_of(text: str) -> dict[str, str]:
+    """Licence by package, as a page tells it."""
+    lines = ([cell.strip() for cell in line.split("|")] for line in text.splitlines())
+    return {cells[1]: cells[3] for cells in lines if len(cells) == 5}
+
+
+def is_pinned(name: str) -> bool:
+    """Whether the version that constraints.txt names is installed: others may say other words."""
+    pins = (ROOT / "constraints.txt").read_text(encoding="utf-8").lower()
+    try:
+        here = version(name).split("+")[0]
+    except PackageNotFoundError:
+        return False
+    return f"\n{name.lower()}=={here}\n" in f"\n{pins}\n"
+
+
+def problems(text: str) -> list[str]:
+    """What a page does not say, or says otherwise than the pinned packages installed here."""
+    told, wrong = rows_of(text), []
+    for name in sorted({name for name, _ in requirements()}):
+        here = licence(name)
+        if name not in told:
+            wrong.append(f"{name} is missing")
+        elif is_pinned(name) and told[name] != here.strip():
+            wrong.append(f"{name} says {here!r}, the page {told[name]!r}")
+    return wrong
+
+
 def main() -> None:
     """Write or check."""
     if "--check" in sys.argv:
         text = PAGE.read_text(encoding="utf-8")
-        missing = sorted({name for name, _ in requirements() if f"| {name} |" not in text})
-        if missing:
-            sys.exit(f"not in docs/licences.md: {', '.join(missing)}; run scripts/licences.py")
+        wrong = problems(text)
+        if wrong:
+            sys.exit(f"docs/licences.md: {'; '.join(wrong)}; run scripts/licences.py")
     else:
         PAGE.write_text(page(), encoding="utf-8")
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import re
 import subprocess
 import sys
@@ -37,6 +38,20 @@ def test_licences_of_all_direct_dependencies_are_listed():
         [sys.executable, script, "--check"], capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_a_licence_that_is_told_wrongly_or_not_at_all_is_seen():
+    name = "docs_licences"
+    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / "licences.py")
+    licences = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(licences)
+    text = licences.PAGE.read_text(encoding="utf-8")
+    assert licences.is_pinned("numpy") or licences.is_pinned("pydantic")
+    name = "numpy" if licences.is_pinned("numpy") else "pydantic"
+    row = next(line for line in text.splitlines() if line.startswith(f"| {name} |"))
+    cut = text.replace(row, row[:-12] + " |")
+    assert any(one.startswith(f"{name} says") for one in licences.problems(cut))
+    assert f"{name} is missing" in licences.problems(text.replace(row, ""))
 
 
 def test_all_brings_qt_and_every_extra(project):
