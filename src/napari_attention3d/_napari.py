@@ -24,6 +24,7 @@ __all__ = [
     "sample_mni152",
     "sample_phantom_mri",
     "sample_phantom_nuclei",
+    "write_dicom_seg",
     "write_image",
     "write_labels",
 ]
@@ -105,8 +106,38 @@ def write_image(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
     return _write(path, data, meta, "image")
 
 
+def write_dicom_seg(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
+    """Write a Labels layer as a DICOM Segmentation of the DICOM scan that it belongs to.
+
+    Raises
+    ------
+    InputError
+        If it belongs to no DICOM scan, or highdicom is not installed.
+    OutputError
+        If the file can't be written.
+    """
+    from .volumes.dicom_seg import write_dicom_seg as write
+    from .volumes.formats.dicom import DicomFormat
+
+    mask = _volume_to_write(data, meta, "labels")
+    told = ((mask.metadata.get("provenance") or {}).get("source") or {}).get("path")
+    for one in (told, mask.source):
+        if one and Path(one).exists() and DicomFormat().matches(Path(one)):
+            return [str(write(path, mask, one))]
+    raise InputError(
+        f"{mask.name} belongs to no DICOM scan that is there, so no DICOM Segmentation can be made "
+        "of it; save it as .nii.gz, or name the series: napari-attention3d export MASK --series "
+        "FOLDER"
+    )
+
+
 def _write(path: str, data: Any, meta: dict[str, Any], kind: str) -> list[str]:
     from .volumes import write_volume
+
+    return [str(write_volume(path, _volume_to_write(data, meta, kind)))]
+
+
+def _volume_to_write(data: Any, meta: dict[str, Any], kind: str) -> Volume:
     from .widgets.layer_classes import layer_classes
 
     if meta.get("rgb"):
@@ -118,8 +149,7 @@ def _write(path: str, data: Any, meta: dict[str, Any], kind: str) -> list[str]:
     about = {**source.volume.metadata, "kind": kind}
     if kind == "labels":
         about["classes"] = layer_classes(meta)
-    volume = source.volume.replace(metadata=about)
-    return [str(write_volume(path, volume))]
+    return source.volume.replace(metadata=about)
 
 
 def _source(data: Any, meta: dict[str, Any]) -> LayerSource:

@@ -47,6 +47,17 @@ def test_imagej_time_series_asks(tmp_path):
     assert np.array_equal(read_volume(path, time=1).array, array[1])
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+@pytest.mark.parametrize("name", ["a.tif", "a.ome.tif"])
+def test_simpleitk_reads_what_we_write(tmp_path, name, dtype):
+    sitk = pytest.importorskip("SimpleITK")
+    volume = Volume.from_array(voxels(dtype=dtype), spacing=(1.5, 0.5, 0.25), unit="um")
+    image = sitk.ReadImage(str(write_volume(tmp_path / name, volume)))
+    found = sitk.GetArrayFromImage(image)
+    assert found.dtype == dtype
+    np.testing.assert_array_equal(found, voxels(dtype=dtype))
+
+
 def test_ome_each_axis_with_its_unit(tmp_path):
     path = tmp_path / "a.ome.tif"
     tifffile.imwrite(

@@ -64,6 +64,88 @@ def test_what_is_dropped_opens_in_its_place_and_is_saved_again(make_napari_viewe
         viewer.layers.clear()
 
 
+def write_elsewhere(folder, kind):
+    """The scan in a form that we only read, written by others' programs."""
+    import nibabel as nib
+    import SimpleITK as sitk
+
+    volume = scan()
+    x, y, z = np.abs(np.diag(volume.geometry.affine_xyz)[:3])
+    if kind == ".mgz":
+        image = nib.MGHImage(np.asarray(volume.array).T, volume.geometry.affine_xyz)
+        nib.save(image, folder / "scan.mgz")
+        return folder / "scan.mgz"
+    image = sitk.GetImageFromArray(volume.array)
+    lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ volume.geometry.affine_xyz
+    image.SetSpacing((x, y, z))
+    image.SetOrigin(lps[:3, 3])
+    image.SetDirection((lps[:3, :3] / (x, y, z)).ravel())
+    if kind != "DICOM":
+        sitk.WriteImage(image, str(folder / f"scan{kind}"))
+        return folder / f"scan{kind}"
+    series = folder / "scan"
+    series.mkdir()
+    writer = sitk.ImageFileWriter()
+    writer.KeepOriginalImageUIDOn()
+    turn = np.array(image.GetDirection()).reshape(3, 3)
+    about = {"0008|0060": "CT", "0020|000d": "1.2.1", "0020|000e": "1.2.2", "0020|0052": "1.2.3"}
+    about["0020|0037"] = "\\".join(f"{v:g}" for v in (*turn[:, 0], *turn[:, 1]))
+    for number in range(image.GetSize()[2]):
+        piece = image[:, :, number]
+        place = image.TransformIndexToPhysicalPoint((0, 0, number))
+        more = {
+            "0008|0018": f"1.2.4.{number}",
+            "0020|0032": "\\".join(f"{v:.10g}" for v in place),
+            "0020|0013": str(number + 1),
+            "0018|0050": f"{z:g}",
+        }
+        for key, value in {**about, **more}.items():
+            piece.SetMetaData(key, value)
+        writer.SetFileName(str(series / f"{number}.dcm"))
+        writer.Execute(piece)
+    return series
+
+
+@pytest.mark.parametrize("kind", [".mgz", ".mhd", ".nhdr", "DICOM"])
+def test_what_is_only_read_is_dropped_too(make_napari_viewer, tmp_path, kind):
+    pytest.importorskip("SimpleITK")
+    pytest.importorskip("pydicom")
+    viewer = make_napari_viewer()
+    drop(viewer, write_elsewhere(tmp_path, kind))
+    (layer,) = viewer.layers
+    assert layer.name == "scan"
+    np.testing.assert_allclose(layer.scale, (3.0, 2.0, 1.0), atol=1e-5)
+    np.testing.assert_array_equal(np.asarray(layer.data)[:, ::-1], scan().array)
+    viewer.layers.save(str(tmp_path / "saved.nii.gz"), selected=False, plugin=NAME)
+    back = read_volume(tmp_path / "saved.nii.gz")
+    np.testing.assert_array_equal(np.asarray(back.array), scan().array)
+    assert back.geometry.is_close(scan().geometry, 1e-3)
+
+
+def test_a_mask_on_a_dicom_scan_is_saved_as_dicom(make_napari_viewer, tmp_path):
+    pydicom = pytest.importorskip("pydicom")
+    pytest.importorskip("highdicom")
+    viewer = make_napari_viewer()
+    drop(viewer, write_elsewhere(tmp_path, "DICOM"))
+    (layer,) = viewer.layers
+    painted = np.zeros(layer.data.shape, np.uint8)
+    painted[1:3, 2:4, 3] = 1
+    mask = viewer.add_labels(painted, scale=layer.scale, translate=layer.translate, name="painted")
+    mask.units = layer.units
+    viewer.layers.selection = {mask}
+    out = tmp_path / "mask.dcm"
+    viewer.layers.save(str(out), selected=True, plugin=NAME)
+    found = pydicom.dcmread(out)
+    assert found.Modality == "SEG"
+    assert int(found.pixel_array.sum()) == 4
+    viewer.layers.clear()
+    alone = viewer.add_labels(painted, name="alone")
+    viewer.layers.selection = {alone}
+    with pytest.raises(Exception, match="belongs to no DICOM scan"):
+        viewer.layers.save(str(tmp_path / "none.dcm"), selected=True, plugin=NAME)
+    assert not (tmp_path / "none.dcm").exists()
+
+
 def test_a_label_map_is_dropped_with_its_names_and_colours(make_napari_viewer, tmp_path):
     viewer = make_napari_viewer()
     classes = [{"name": "none", "colour": "#000000"}, {"name": "liver", "colour": "#e69f00"}]

@@ -117,6 +117,50 @@ def test_rows_keep_their_region_when_they_are_sorted(panel, mask, viewer, qtbot)
     assert mask.data[tuple(index)] == 2
 
 
+def test_a_click_moves_the_view_once(panel, mask, viewer, qtbot):
+    click(qtbot, panel, panel.form.button)
+    table, told = panel.form.table, []
+    table.row_chosen.connect(told.append)
+    place = [table.view.visualItemRect(table.view.item(row, 0)).center() for row in (0, 1)]
+    for row in (0, 1, 1):  # again on the same row: go there again
+        qtbot.mouseClick(table.view.viewport(), Qt.MouseButton.LeftButton, pos=place[row])
+    assert told == [0, 1, 1]
+    table.view.setFocus()
+    qtbot.keyClick(table.view, Qt.Key.Key_Up)
+    assert told == [0, 1, 1, 0]
+
+
+def test_percentiles_and_neighbours_are_chosen_and_told(panel, mask, viewer, qtbot):
+    mask.metadata = {KEY: {"provenance": {"model": {"name": "tiny"}}}}
+    panel.form.percentiles.setText("10, 90")
+    panel.form.components_box.setChecked(True)
+    combo = panel.form.connectivity
+    combo.setCurrentIndex(combo.findData(6))
+    click(qtbot, panel, panel.form.button)
+    headings = [c.heading for c in panel.form.table.table.columns]
+    assert "scan p10" in headings
+    assert "scan p50" not in headings
+    measured = mask.metadata[KEY]["provenance"]["measured"]
+    assert measured == {
+        "components": True,
+        "connectivity": 6,
+        "percentiles": [10.0, 90.0],
+        "image": True,
+        "attention": False,
+    }
+    panel.form.percentiles.setText("10, 900")
+    click_nothing(panel)
+    assert "between 0 and 100" in panel.status.text
+    panel.form.percentiles.setText("a")
+    click_nothing(panel)
+    assert "no numbers" in panel.status.text
+
+
+def click_nothing(panel):
+    panel.form.button.click()
+    assert not panel.is_busy
+
+
 def test_parts_are_measured_one_by_one_and_do_not_go_into_features(panel, mask, qtbot):
     panel.form.components_box.setChecked(True)
     click(qtbot, panel, panel.form.button)
@@ -282,6 +326,92 @@ def test_naparis_own_undo_takes_a_clean_up_back_too(panel, mask, qtbot):
     np.testing.assert_array_equal(mask.data, boxes())
 
 
+def rules_told(mask):
+    told = mask.metadata.get(KEY, {}).get("provenance", {}).get("clean_up", [])
+    return [one["rule"]["rule"] for one in told]
+
+
+def test_what_the_mask_says_follows_naparis_undo_and_redo(panel, mask, viewer, qtbot):
+    form = panel.clean.form
+    mask.features = {"index": [0, 1, 2], "name": ["background", "shell", "box"]}
+    add_step(form, "fill_holes")
+    click(qtbot, panel, form.apply_button)
+    form.set_rules([])
+    add_step(form, "components")
+    click(qtbot, panel, form.apply_button)
+    assert rules_told(mask) == ["fill_holes", "components"]
+    assert "name" not in mask.features
+    mask.undo()
+    assert rules_told(mask) == ["fill_holes"]
+    assert list(mask.features["name"]) == ["background", "shell", "box"]
+    mask.redo()
+    assert rules_told(mask) == ["fill_holes", "components"]
+    assert "name" not in mask.features
+    mask.undo()
+    mask.undo()
+    assert rules_told(mask) == []
+    np.testing.assert_array_equal(mask.data, boxes())
+    panel.clean.update()
+    assert not form.undo_button.isEnabled()  # nothing is left to be taken back
+    mask.redo()
+    panel.clean.undo()  # by our button: the same step of napari's history
+    assert rules_told(mask) == []
+    mask.redo()
+    mask.data_setitem((np.array([0]), np.array([0]), np.array([0])), 2)  # painted since
+    panel.clean.undo()
+    assert rules_told(mask) == []
+    mask.undo()  # takes back what the button did, and not what was painted
+    assert rules_told(mask) == ["fill_holes"]
+    assert mask.data[2, 3, 5] == 1
+    assert mask.data[0, 0, 0] == 2
+
+
+def test_all_settings_of_the_steps_can_be_chosen(panel, mask):
+    form = panel.clean.form
+
+    def step(rule, number=None, choice=None, inside="", classes=""):
+        form.kind.setCurrentIndex(form.kind.findData(rule))
+        if choice is not None:
+            form.choice.setCurrentIndex(form.choice.findData(choice))
+        form.inside.setText(inside)
+        add_step(form, rule, number, classes)
+
+    step("fill_holes", choice="z")
+    step("minimum_size", 2.0, choice=6)
+    step("smooth", 1.5, choice="median")
+    step("remove_outside", 3.0, inside="1", classes="2")
+    step("keep_largest", 1)
+    assert form.rules == [
+        {"rule": "fill_holes", "plane": "z"},
+        {"rule": "minimum_size", "size": 2.0, "connectivity": 6},
+        {"rule": "smooth", "width": 1.5, "method": "median"},
+        {"rule": "remove_outside", "margin": 3.0, "classes": [2], "inside": [1]},
+        {"rule": "keep_largest", "count": 1},
+    ]
+    from napari_attention3d.analysis.cleanup import rules_from
+
+    assert len(rules_from(form.rules)) == 5
+    assert form.list.item(3).text() == "Remove farther than 3 mm from 1 (classes 2)"
+    step("remove_outside", 3.0)
+    assert "from which classes" in form.note.text()
+
+
+def test_the_window_compares_only_the_box_that_changed(panel, mask, qtbot):
+    source = measure_tasks.read_labels(mask)
+    from napari_attention3d.analysis.cleanup import rules_from
+
+    job = measure_tasks.clean_job(source, rules_from([{"rule": "fill_holes"}]), True)
+    while True:
+        try:
+            next(job)
+        except StopIteration as end:
+            cleaned = end.value
+            break
+    assert cleaned.before.shape == cleaned.after.shape == (1, 1, 1)
+    assert cleaned.box == (slice(2, 3), slice(3, 4), slice(5, 6))
+    assert cleaned.preview.keywords["metadata"][KEY]["provenance"]["clean_up"]
+
+
 def test_what_is_painted_while_it_runs_stays(panel, mask, qtbot, monkeypatch):
     gate, begun = threading.Event(), threading.Event()
     real = measure_tasks.clean_job
@@ -356,6 +486,16 @@ def test_the_models_own_steps_are_taken(panel, mask, models_folder, monkeypatch)
     panel.mask.choose(mask)
     panel.clean.take_models()
     assert "No steps are stored with tiny" in panel.status.text
+    assert not panel.clean.form.store_button.isEnabled()
+    add_step(panel.clean.form, "keep_largest", classes="1")
+    panel.clean.form.store_button.click()
+    assert "1 steps are stored with tiny" in panel.status.text
+    stored = load_model(models_folder / "tiny.safetensors").card.clean_up
+    assert [one["rule"] for one in stored] == ["keep_largest"]
+    add_step(panel.clean.form, "fill_holes", classes="7")  # the model has no such class
+    panel.clean.store()
+    assert "class 7" in panel.status.text
+    model = load_model(models_folder / "tiny.safetensors")
     update_card(model, card_with_rules(model.card, rules_from([{"rule": "fill_holes"}])))
     panel.clean.take_models()
     assert [rule["rule"] for rule in panel.clean.form.rules] == ["fill_holes"]

@@ -38,10 +38,35 @@ class _Kind:
     decimals: int = 2
     unit: str = ""
     """"3" for volumes, "1" for lengths, "" for plain numbers."""
+    lowest: float = 0.01
+    choice: str = ""
+    """A setting with a few values."""
+    values: tuple[tuple[str, Any], ...] = ()
+    """Words and value of each; None leaves the setting out."""
+    inside: bool = False
+    """Whether it asks for further classes."""
+
+
+_CONNECTED = (
+    ("voxels share faces, edges or corners", None),
+    ("voxels share faces or edges", 18),
+    ("voxels share faces", 6),
+)
 
 
 _KINDS = (
-    _Kind("fill_holes", "Fill holes", "Fill what is enclosed on all sides"),
+    _Kind(
+        "fill_holes",
+        "Fill holes",
+        "Fill what is enclosed on all sides, or within each plane",
+        choice="plane",
+        values=(
+            ("enclosed in 3D", None),
+            ("enclosed in planes along z", "z"),
+            ("enclosed in planes along y", "y"),
+            ("enclosed in planes along x", "x"),
+        ),
+    ),
     _Kind(
         "minimum_size",
         "Remove parts smaller than",
@@ -50,9 +75,42 @@ _KINDS = (
         10.0,
         2,
         "3",
+        choice="connectivity",
+        values=_CONNECTED,
     ),
-    _Kind("keep_largest", "Keep the largest parts", "How many of each class", "count", 1, 0),
-    _Kind("smooth", "Smooth by", "Standard deviation of the Gaussian", "width", 1.0, 2, "1"),
+    _Kind(
+        "keep_largest",
+        "Keep the largest parts",
+        "How many of each class",
+        "count",
+        1,
+        0,
+        lowest=1,
+        choice="connectivity",
+        values=_CONNECTED,
+    ),
+    _Kind(
+        "smooth",
+        "Smooth by",
+        "Standard deviation of the Gaussian, or radius of the ball for the median",
+        "width",
+        1.0,
+        2,
+        "1",
+        choice="method",
+        values=(("Gaussian", None), ("median: the most frequent class", "median")),
+    ),
+    _Kind(
+        "remove_outside",
+        "Remove farther than",
+        "Remove the classes where they lie farther than this outside of others and their holes",
+        "margin",
+        0.0,
+        2,
+        "1",
+        lowest=0,
+        inside=True,
+    ),
     _Kind(
         "split_touching",
         "Split touching objects",
@@ -61,7 +119,13 @@ _KINDS = (
         0.1,
         2,
     ),
-    _Kind("components", "Number the parts", "Each connected part gets its own number"),
+    _Kind(
+        "components",
+        "Number the parts",
+        "Each connected part gets its own number",
+        choice="connectivity",
+        values=_CONNECTED,
+    ),
 )
 
 
@@ -79,14 +143,22 @@ class CleanForm(QWidget):
         self._build_buttons()
         form = QFormLayout()
         form.setContentsMargins(0, 0, 0, 0)
-        for text, widget in (("Step", self.kind), ("", self.number), ("Classes", self.classes)):
+        for text, widget in (
+            ("Step", self.kind),
+            ("", self.number),
+            ("", self.choice),
+            ("Classes", self.classes),
+            ("From", self.inside),
+        ):
             form.addRow(text, widget)
+        self._rows = form
         row = QHBoxLayout()
         for button in (self.add_button, self.remove_button, self.model_button):
             row.addWidget(button)
         files = QHBoxLayout()
         files.addWidget(self.load_button)
         files.addWidget(self.save_button)
+        files.addWidget(self.store_button)
         files.addStretch(1)
         last = QHBoxLayout()
         last.addWidget(self.preview_button)
@@ -126,8 +198,14 @@ class CleanForm(QWidget):
         if kind.key:
             value = float(self.number.value())
             rule[kind.key] = round(value) if kind.decimals == 0 else value
+        if kind.choice and self.choice.currentData() is not None:
+            rule[kind.choice] = self.choice.currentData()
         try:
             classes = _classes(self.classes.text())
+            if kind.inside:
+                rule["inside"] = _classes(self.inside.text())
+                if not rule["inside"]:
+                    raise InputError("say from which classes, such as 1")
         except InputError as error:
             self.note.setText(f"⚠ {error}")
             return
@@ -155,6 +233,11 @@ class CleanForm(QWidget):
         self.classes = QLineEdit()
         self.classes.setPlaceholderText("all")
         self.classes.setToolTip('Labels that the step works on, such as "1, 3"; empty: all')
+        self.choice = QComboBox()
+        self.choice.setMinimumContentsLength(14)
+        self.inside = QLineEdit()
+        self.inside.setPlaceholderText("such as 1")
+        self.inside.setToolTip("Classes outside of which the others are removed")
         self.add_button = QPushButton("Add step")
         self.remove_button = QPushButton("Remove")
         self.remove_button.setToolTip("Remove the chosen step from the list")
@@ -175,6 +258,10 @@ class CleanForm(QWidget):
         self.save_button.setToolTip(
             "As YAML, for `clean --rules` or to store with a model (`models rules`)"
         )
+        self.store_button = QPushButton("Store with model")
+        self.store_button.setToolTip(
+            "Keep these steps in the model that made the mask, to be applied on request"
+        )
         self.preview_button = QPushButton("Preview")
         self.preview_button.setToolTip("Show what would change; the mask stays as it is")
         self.apply_button = primary_button("Clean up")
@@ -188,9 +275,14 @@ class CleanForm(QWidget):
         kind = _KINDS[self.kind.currentIndex()]
         self.number.setVisible(bool(kind.key))
         self.number.setDecimals(kind.decimals)
-        self.number.setRange(1 if kind.decimals == 0 else 0.01, 1e9)
+        self.number.setRange(kind.lowest, 1e9)
         self.number.setSuffix(f" {_unit_text(self._unit, kind.unit)}" if kind.unit else "")
         self.number.setValue(kind.default)
+        self.choice.clear()
+        for words, value in kind.values:
+            self.choice.addItem(words, value)
+        self.choice.setVisible(bool(kind.choice))
+        self._rows.setRowVisible(self.inside, kind.inside)
         for widget in (self.kind, self.number):
             widget.setToolTip(kind.tip)
 
@@ -213,8 +305,11 @@ def rule_words(rule: dict[str, Any], unit: str) -> str:
         given = str(rule.get("unit") or unit)
         tail = f" {_unit_text(given, kind.unit)}" if kind.unit else ""
         words += f" {rule[kind.key]:g}{tail}"
+    if kind is not None and rule.get(kind.choice) is not None:
+        said = {value: text for text, value in kind.values}.get(rule[kind.choice])
+        words += f", {said}" if said else ""
     if rule.get("inside"):
-        words += f" {', '.join(map(str, rule['inside']))}"
+        words += f" from {', '.join(map(str, rule['inside']))}"
     if rule.get("classes"):
         words += f" (classes {', '.join(map(str, rule['classes']))})"
     return words

@@ -1,4 +1,8 @@
-"""A clean-up in a Labels layer: written as one step that can be taken back."""
+"""A clean-up in a Labels layer: written as one step that can be taken back.
+
+By our own button and by napari's Ctrl+Z alike: what the layer says of itself (provenance, names,
+colours) follows what its voxels are.
+"""
 
 from __future__ import annotations
 
@@ -12,50 +16,49 @@ import numpy.typing as npt
 from ..errors import InputError
 from .layers import KEY
 from .measure_tasks import Cleaned
-from .results import LayerPlan
 
 if TYPE_CHECKING:
     from napari.layers import Layer
 
-    from .layers import LayerSource
+__all__ = ["CleanUps"]
 
-__all__ = ["CleanUps", "preview_plan"]
-
-_COLOURS = ["#000000", "#d55e00", "#009e73", "#cc79a7"]
-_NAMES = ["as before", "removed", "added", "another class"]
+_LOOK = ("metadata", "features", "colormap")
 
 
-def preview_plan(cleaned: Cleaned, source: LayerSource) -> LayerPlan:
-    """A layer that shows what would change; where objects are numbered, the objects."""
-    metadata = source.record()
-    metadata[KEY]["role"] = "clean-up preview"
-    keywords: dict[str, Any] = {
-        **source.transform,
-        "name": "clean-up preview",
-        "opacity": 0.8,
-        "metadata": metadata,
-    }
-    if cleaned.objects:
-        return LayerPlan("preview", "objects", cleaned.after, keywords)
-    before, after = cleaned.before, cleaned.after
-    shown = np.zeros(before.shape, np.uint8)
-    different = before != after
-    shown[different & (after == 0)] = 1
-    shown[different & (before == 0)] = 2
-    shown[different & (before != 0) & (after != 0)] = 3
-    keywords |= {"features": {"index": [0, 1, 2, 3], "name": _NAMES}, "colours": _COLOURS}
-    return LayerPlan("preview", "labels", shown, keywords)
-
-
-@dataclass
+@dataclass(eq=False)
 class _Step:
+    """A change of a layer: a clean-up, or one that was taken back by our button.
+
+    Parameters
+    ----------
+    atom
+        What napari's history holds of it; None: nothing.
+    before, after
+        How the layer looks (`_LOOK`) without and with it.
+    of
+        The clean-up that this step took back.
+    """
+
     layer: weakref.ref[Layer]
     box: tuple[slice, ...]
     old: npt.NDArray[Any]
     new: npt.NDArray[Any]
     dtype: np.dtype[Any]
-    look: dict[str, Any]
-    """metadata, features and colormap before."""
+    before: dict[str, Any]
+    after: dict[str, Any]
+    atom: Any = None
+    of: _Step | None = None
+    there: bool = True
+
+    def look(self) -> None:
+        """Find out whether it is in the voxels; if napari forgot it, it is as it was."""
+        layer = self.layer()
+        if layer is None or self.atom is None:
+            return
+        if _holds(layer._undo_history, self.atom):
+            self.there = True
+        elif _holds(layer._redo_history, self.atom):
+            self.there = False
 
 
 class CleanUps:
@@ -63,11 +66,18 @@ class CleanUps:
 
     def __init__(self) -> None:
         self._steps: list[_Step] = []
+        self._busy = False
 
     def can_undo(self, layers: Any) -> bool:
         """Whether there is one to take back, of a layer that is still there."""
         self._steps = [s for s in self._steps if s.layer() is not None and s.layer() in layers]
-        return bool(self._steps)
+        return self._newest() is not None
+
+    def _newest(self) -> _Step | None:
+        """The newest clean-up that the voxels still hold."""
+        gone = {id(step.of) for step in self._steps if step.of is not None and step.there}
+        left = [s for s in self._steps if s.of is None and s.there and id(s) not in gone]
+        return left[-1] if left else None
 
     def apply(self, layer: Layer, cleaned: Cleaned) -> int:
         """Write a result into its layer; returns how many voxels changed.
@@ -79,84 +89,126 @@ class CleanUps:
         InputError
             If the layer's data can't be changed or are of another size now.
         """
-        data = layer.data
-        if not isinstance(data, np.ndarray) or data.shape != cleaned.before.shape:
+        data, box = layer.data, cleaned.box
+        if not isinstance(data, np.ndarray) or data.shape != cleaned.shape:
             raise InputError(
                 f"{layer.name!r} can't be changed in place (lazy, or of another size by now); "
                 "clean its file on the command line: napari-attention3d clean"
             )
-        different = (cleaned.before != cleaned.after) & (data == cleaned.before)
-        look = {
-            "metadata": dict(layer.metadata),
-            "features": layer.features.copy(),
-            "colormap": layer.colormap,
-        }
-        box = _box(different)
+        different = (cleaned.before != cleaned.after) & (data[box] == cleaned.before)
+        before = _look_of(layer)
         old = data[box].copy()
-        new = np.where(different[box], cleaned.after[box], old)
-        self._steps.append(_Step(weakref.ref(layer), box, old, new, data.dtype, look))
-        if new.size and not np.can_cast(np.min_scalar_type(int(new.max())), data.dtype):
-            data = data.astype(np.min_scalar_type(int(new.max())))
-            data[box] = new
-            layer.data = data  # more objects than the type can number
-        else:
-            _write(layer, box, new)
-        layer.metadata = _with_report(layer.metadata, cleaned.report)
-        if cleaned.objects:
-            _show_objects(layer)
+        new = np.where(different, cleaned.after, old)
+        step = _Step(weakref.ref(layer), box, old, new, data.dtype, before, {})
+        self._busy = True
+        try:
+            if not np.can_cast(np.min_scalar_type(cleaned.highest), data.dtype):
+                data = data.astype(np.min_scalar_type(cleaned.highest))
+                data[box] = new
+                layer.data = data  # more objects than the type can number
+            else:
+                step.atom = _write(layer, box, new)
+            layer.metadata = _with(layer.metadata, cleaned.provenance)
+            if cleaned.objects:
+                _show_objects(layer)
+        finally:
+            self._busy = False
+        step.after = _look_of(layer)
+        if not any(one.layer() is layer for one in self._steps):
+            for event in (layer.events.set_data, layer.events.reload):
+                event.connect(self._on_drawn)
+        self._steps.append(step)
         return int(different.sum())
 
     def undo(self) -> Layer | None:
         """Take back the newest; returns its layer."""
-        while self._steps:
-            step = self._steps.pop()
-            layer = step.layer()
-            if layer is None:
-                continue
-            data = layer.data
-            old = np.where(data[step.box] == step.new, step.old, data[step.box])
+        step = self._newest()
+        layer = step.layer() if step is not None else None
+        if step is None or layer is None:
+            return None
+        if step.atom is not None and _holds(list(layer._undo_history)[-1:], step.atom):
+            layer.undo()  # nothing was painted since: as Ctrl+Z
+            self._reconcile(layer)
+            return layer
+        data = layer.data
+        old = np.where(data[step.box] == step.new, step.old, data[step.box])
+        self._busy = True
+        try:
             if data.dtype != step.dtype and _fits(data, step, old):
                 data = data.astype(step.dtype)
                 data[step.box] = old.astype(step.dtype)
                 layer.data = data
+                self._steps.remove(step)
             else:
-                _write(layer, step.box, old)
-            for name, value in step.look.items():
-                setattr(layer, name, value)
-            return layer
-        return None
+                atom = _write(layer, step.box, old)
+                back = _Step(step.layer, step.box, step.new, old, step.dtype, step.after,
+                             step.before, atom, step)  # fmt: skip
+                self._steps.append(back)
+            _set_look(layer, step.before)
+        finally:
+            self._busy = False
+        return layer
+
+    def _on_drawn(self, event: Any) -> None:
+        """After each drawing: napari tells no other way that Ctrl+Z was pressed."""
+        layer = getattr(event, "source", None)
+        if layer is not None and not self._busy:
+            self._reconcile(layer)
+
+    def _reconcile(self, layer: Layer) -> None:
+        """Let the layer say what its voxels are, if napari's history was gone through."""
+        steps = [step for step in self._steps if step.layer() is layer]
+        before = [step.there for step in steps]
+        for step in steps:
+            step.look()
+        if [step.there for step in steps] == before:
+            return
+        there = [step for step in steps if step.there]
+        self._busy = True
+        try:
+            _set_look(layer, there[-1].after if there else steps[0].before)
+        finally:
+            self._busy = False
+
+
+def _look_of(layer: Layer) -> dict[str, Any]:
+    return {
+        "metadata": dict(layer.metadata),
+        "features": layer.features.copy(),
+        "colormap": layer.colormap,
+    }
+
+
+def _set_look(layer: Layer, look: dict[str, Any]) -> None:
+    for name in _LOOK:
+        setattr(layer, name, look[name])
+
+
+def _holds(history: Any, atom: Any) -> bool:
+    return any(one is atom for item in history for one in item)
 
 
 def _fits(data: npt.NDArray[Any], step: _Step, old: npt.NDArray[Any]) -> bool:
+    """Whether the type of before holds the layer without the step; only after it was widened."""
     highest = np.iinfo(step.dtype).max
     rest = data.copy()
     rest[step.box] = old
     return bool(rest.max(initial=0) <= highest)
 
 
-def _box(different: npt.NDArray[np.bool_]) -> tuple[slice, ...]:
-    box = []
-    for axis in range(different.ndim):
-        others = tuple(a for a in range(different.ndim) if a != axis)
-        where = np.flatnonzero(different.any(axis=others))
-        box.append(slice(int(where[0]), int(where[-1]) + 1) if len(where) else slice(0, 0))
-    return tuple(box)
-
-
-def _write(layer: Layer, box: tuple[slice, ...], values: npt.NDArray[Any]) -> None:
-    """Write a block through the layer's own history, so that Ctrl+Z takes it back, too."""
+def _write(layer: Layer, box: tuple[slice, ...], values: npt.NDArray[Any]) -> Any:
+    """Write a block through the layer's own history; returns what that holds of it."""
     where = np.nonzero(layer.data[box] != values)
     if not len(where[0]):
-        return
+        return None
     indices = tuple(w + s.start for w, s in zip(where, box, strict=True))
     with layer.block_history():
         layer.data_setitem(indices, values[where])
+    return layer._undo_history[-1][0]
 
 
-def _with_report(metadata: dict[str, Any], report: list[dict[str, Any]]) -> dict[str, Any]:
+def _with(metadata: dict[str, Any], provenance: dict[str, Any]) -> dict[str, Any]:
     entry = dict(metadata.get(KEY) or {})
-    provenance = dict(entry.get("provenance") or {})
-    provenance["clean_up"] = [*provenance.get("clean_up", []), *report]
     return {**metadata, KEY: {**entry, "provenance": provenance}}
 
 

@@ -12,8 +12,8 @@ from qtpy.QtWidgets import QFileDialog
 from ..errors import Attention3DError
 from . import measure_tasks
 from .clean_form import CleanForm
-from .clean_layer import CleanUps, preview_plan
-from .layers import KEY, LayerSource
+from .clean_layer import CleanUps
+from .layers import KEY
 from .measure_choosers import LabelsChooser
 
 if TYPE_CHECKING:
@@ -33,13 +33,14 @@ class CleanPage:
         self.form = CleanForm()
         self.steps = CleanUps()
         self._preview: weakref.ref[Layer] | None = None
-        self._wanted: tuple[weakref.ref[Layer], LayerSource, bool] | None = None
+        self._wanted: tuple[weakref.ref[Layer], bool] | None = None
         self.form.preview_button.clicked.connect(self.preview)
         self.form.apply_button.clicked.connect(self.apply)
         self.form.undo_button.clicked.connect(self.undo)
         self.form.model_button.clicked.connect(self.take_models)
         self.form.load_button.clicked.connect(self._ask_and_load)
         self.form.save_button.clicked.connect(self._ask_and_save)
+        self.form.store_button.clicked.connect(self.store)
         self.form.changed.connect(self.update)
 
     def update(self) -> None:
@@ -62,7 +63,9 @@ class CleanPage:
         self.form.undo_button.setEnabled(
             not self.panel.is_busy and self.steps.can_undo(self.viewer.layers)
         )
-        self.form.model_button.setEnabled(layer is not None and bool(_model_of(layer)))
+        of_model = layer is not None and bool(_model_of(layer))
+        self.form.model_button.setEnabled(of_model)
+        self.form.store_button.setEnabled(of_model and bool(self.form.rules))
         if layer is not None:
             try:
                 self.form.set_unit(measure_tasks.read_labels(layer).volume.geometry.unit)
@@ -74,27 +77,53 @@ class CleanPage:
     def take_models(self) -> None:
         """Take the rules that are stored with the model that made the mask."""
         from ..analysis.cleanup import rules_of_card, rules_to_plain
+
+        info = self._model()
+        if info is None:
+            return
+        try:
+            rules = rules_to_plain(rules_of_card(info.card))
+        except Attention3DError as error:
+            self.panel.refuse(error)
+            return
+        if rules:
+            self.form.set_rules(rules)
+            self.panel.status.idle(f"{len(rules)} steps of {info.card.name}")
+        else:
+            self.panel.status.idle(
+                f"No steps are stored with {info.card.name}; make some and press Store with model"
+            )
+
+    def store(self) -> None:
+        """Store the steps with the model that made the mask; its file is written anew."""
+        from ..analysis.cleanup import card_with_rules
+        from ..models.store import load_model, update_card
+
+        info = self._model()
+        if info is None:
+            return
+        try:
+            loaded = load_model(info.path)
+            card = update_card(loaded, card_with_rules(loaded.card, self._rules())).card
+        except Attention3DError as error:
+            self.panel.refuse(error)
+            return
+        self.panel.status.idle(
+            f"{len(card.clean_up)} steps are stored with {card.name}: segment --clean-up, or the "
+            "Batch tab, applies them"
+        )
+
+    def _model(self) -> Any:
+        """The installed model that made the mask; says so if there is none."""
         from ..models.store import list_models
 
         layer = self.mask.layer
         sha256 = _model_of(layer) if layer is not None else ""
-        for info in list_models():
+        for info in list_models() if sha256 else ():
             if info.card is not None and info.card.sha256 == sha256:
-                try:
-                    rules = rules_to_plain(rules_of_card(info.card))
-                except Attention3DError as error:
-                    self.panel.refuse(error)
-                    return
-                if rules:
-                    self.form.set_rules(rules)
-                    self.panel.status.idle(f"{len(rules)} steps of {info.card.name}")
-                else:
-                    self.panel.status.idle(
-                        f"No steps are stored with {info.card.name}; save yours, then store "
-                        f"them: napari-attention3d models rules {info.card.name} FILE"
-                    )
-                return
+                return info
         self.panel.status.idle("The model that made this mask is not installed")
+        return None
 
     def load(self, path: str) -> None:
         """Take the rules of a file."""
@@ -158,13 +187,13 @@ class CleanPage:
         except Attention3DError as error:
             self.panel.refuse(error)
             return
-        self._wanted = weakref.ref(layer), source, apply
-        job = partial(measure_tasks.clean_job, source, rules)
+        self._wanted = weakref.ref(layer), apply
+        job = partial(measure_tasks.clean_job, source, rules, not apply)
         self.panel.submit(job, "clean up", self._on_cleaned)
 
     def _on_cleaned(self, cleaned: measure_tasks.Cleaned) -> None:
         assert self._wanted is not None
-        ref, source, apply = self._wanted
+        ref, apply = self._wanted
         layer = ref()
         words = "; ".join(_line(one) for one in cleaned.report)
         self.form.note.setText(words)
@@ -173,7 +202,7 @@ class CleanPage:
             return
         self._drop_preview()
         if not apply:
-            self._show_preview(cleaned, source)
+            self._show_preview(cleaned)
             self.panel.status.idle("Preview: red goes, green comes. Clean up to keep it")
             return
         try:
@@ -191,12 +220,13 @@ class CleanPage:
         self.form.note.setText("")
         self.update()
 
-    def _show_preview(self, cleaned: measure_tasks.Cleaned, source: LayerSource) -> None:
+    def _show_preview(self, cleaned: measure_tasks.Cleaned) -> None:
         from napari.layers import Labels
 
         from .results import make_layer
 
-        plan = preview_plan(cleaned, source)
+        plan = cleaned.preview
+        assert plan is not None
         objects = plan.kind == "objects"
         made = Labels(plan.array, **plan.keywords) if objects else make_layer(plan)
         made.editable = False

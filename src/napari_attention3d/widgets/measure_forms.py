@@ -8,15 +8,18 @@ from typing import Any
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import (
     QCheckBox,
+    QComboBox,
     QDoubleSpinBox,
     QFormLayout,
     QHBoxLayout,
     QLabel,
+    QLineEdit,
     QPushButton,
     QVBoxLayout,
     QWidget,
 )
 
+from ..errors import InputError
 from .measure_choosers import ImageList, LabelsChooser, role_of
 from .measure_table import FiguresTable
 
@@ -51,6 +54,14 @@ class MeasureForm(QWidget):
         self.components_box.setToolTip(
             "A row per connected component, the largest first, instead of one per label"
         )
+        self.connectivity = QComboBox()
+        for count, words in ((26, "faces, edges, corners"), (18, "faces, edges"), (6, "faces")):
+            self.connectivity.addItem(f"parts share {words}", count)
+        self.connectivity.setToolTip("What voxels of one part must have in common (26, 18, 6)")
+        self.connectivity.setEnabled(False)
+        self.components_box.toggled.connect(self.connectivity.setEnabled)
+        self.percentiles = QLineEdit("5, 50, 95")
+        self.percentiles.setToolTip("Percentiles of the intensities inside, 0 to 100")
         self.button = primary_button("Measure")
         self.table = FiguresTable("Click a row to go there, a heading to sort")
         self.note = paragraph()
@@ -60,13 +71,39 @@ class MeasureForm(QWidget):
         label.setToolTip(self.images.toolTip())
         label.setBuddy(self.images)
         choices.addRow(label, self.images)
+        percent = QLabel("Percentiles")
+        percent.setBuddy(self.percentiles)
+        choices.addRow(percent, self.percentiles)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addLayout(choices)
         layout.addWidget(self.components_box)
+        layout.addWidget(self.connectivity)
         layout.addWidget(self.button)
         layout.addWidget(self.table, 1)
         layout.addWidget(self.note)
+
+    def settings(self) -> dict[str, Any]:
+        """Choices by the names that `analysis.measure.measure` has for them.
+
+        Raises
+        ------
+        InputError
+            If the percentiles are no numbers from 0 to 100.
+        """
+        text = self.percentiles.text()
+        words = text.replace(";", ",").replace(",", " ").split()
+        try:
+            percentiles = tuple(float(word) for word in words)
+        except ValueError as error:
+            raise InputError(f"percentiles {text!r} are no numbers such as 5, 50, 95") from error
+        if any(not 0 <= one <= 100 for one in percentiles):
+            raise InputError(f"percentiles {text!r} must lie between 0 and 100")
+        return {
+            "components": self.components_box.isChecked(),
+            "connectivity": int(self.connectivity.currentData()),
+            "percentiles": percentiles,
+        }
 
 
 class CompareForm(QWidget):

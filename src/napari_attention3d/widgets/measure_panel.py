@@ -34,7 +34,6 @@ from .worker import JobFailure, JobRunner, Run
 if TYPE_CHECKING:
     from napari.layers import Layer
 
-    from ..analysis.table import Table
 
 __all__ = ["MeasurePanel"]
 
@@ -68,6 +67,7 @@ class MeasurePanel(QWidget):
         self._run: Run | None = None
         self._measured: weakref.ref[Layer] | None = None
         self._source: LayerSource | None = None
+        self._places: list[tuple[float, float, float] | None] = []
         self.clean = CleanPage(viewer, self.mask, self)
         self._build()
         self.form.button.clicked.connect(self.measure)
@@ -188,12 +188,13 @@ class MeasurePanel(QWidget):
         try:
             source = measure_tasks.read_labels(layer)
             images, attention = self._images()
+            self._settings = self.form.settings()
         except Attention3DError as error:
             self.refuse(error)
             return
         self._measured, self._source = weakref.ref(layer), source
-        self._settings = {"components": self.form.components_box.isChecked()}
-        job = partial(measure_tasks.measure_job, source.volume, images, attention, **self._settings)
+        self._inside = {"image": bool(images), "attention": bool(attention)}
+        job = partial(measure_tasks.measure_job, source, images, attention, **self._settings)
         self.submit(job, "measure", self._on_measured)
 
     def _images(self) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -204,7 +205,8 @@ class MeasurePanel(QWidget):
             found[_short(layer)] = layer_to_volume(layer).volume
         return images, attention
 
-    def _on_measured(self, table: Table) -> None:
+    def _on_measured(self, measured: measure_tasks.Measured) -> None:
+        table, self._places = measured.table, measured.places
         self.form.table.show_table(table, _ONLY_IN_FILES)
         layer = self._measured() if self._measured is not None else None
         parts = self._settings["components"]
@@ -223,14 +225,13 @@ class MeasurePanel(QWidget):
         self.measured.emit(table)
 
     def _remember(self, layer: Layer) -> None:
-        """Keep what was measured, for a recipe of what was done."""
+        """Keep what was measured, for a recipe of what was done, and for the mask's file."""
         entry = layer.metadata.get(KEY)
-        if isinstance(entry, dict):
-            scan = any(not role_of(one) for one in self.form.images.ticked)
-            layer.metadata = {
-                **layer.metadata,
-                KEY: {**entry, "measured": {**self._settings, "image": scan}},
-            }
+        told = entry.get("provenance") if isinstance(entry, dict) else None
+        if isinstance(entry, dict) and isinstance(told, dict):
+            settings = {**self._settings, "percentiles": list(self._settings["percentiles"])}
+            told = {**told, "measured": {**settings, **self._inside}}
+            layer.metadata = {**layer.metadata, KEY: {**entry, "provenance": told}}
 
     def _go_to(self, row: int) -> None:
         """Move the view to a measured region and choose its label."""
@@ -239,7 +240,9 @@ class MeasurePanel(QWidget):
         if layer is None or layer not in self.viewer.layers or table is None:
             return
         assert self._source is not None
-        index = measure_tasks.place_of_row(table, row, self._source)
+        index = self._places[row]
+        if index is None:
+            index = measure_tasks.place_of_row(table, row, self._source)
         whole = [0.0] * (layer.ndim - 3) + list(index)
         world = np.asarray(layer.data_to_world(whole), dtype=float)
         dims = self.viewer.dims

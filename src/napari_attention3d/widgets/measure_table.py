@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qtpy.QtCore import Qt, Signal
-from qtpy.QtGui import QGuiApplication
+from qtpy.QtGui import QGuiApplication, QMouseEvent
 from qtpy.QtWidgets import (
     QAbstractItemView,
     QFileDialog,
@@ -67,6 +67,17 @@ class _Item(QTableWidgetItem):
         return a < b
 
 
+class _View(QTableWidget):
+    """Knows which row was the current one when the mouse went down."""
+
+    pressed_from = -1
+
+    def mousePressEvent(self, event: QMouseEvent | None) -> None:
+        """Remember the row, then do as always."""
+        self.pressed_from = self.currentRow()
+        super().mousePressEvent(event)
+
+
 class FiguresTable(QWidget):
     """Shows a `Table`; `row_chosen` gives the row's number in it, however it is sorted."""
 
@@ -77,7 +88,7 @@ class FiguresTable(QWidget):
     def __init__(self, hint: str = "") -> None:
         super().__init__()
         self.table: Table | None = None
-        self.view = QTableWidget()
+        self.view = _View()
         self.view.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
         self.view.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
         self.view.setHorizontalScrollMode(QAbstractItemView.ScrollMode.ScrollPerPixel)
@@ -100,8 +111,8 @@ class FiguresTable(QWidget):
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(self.view, 1)
         layout.addLayout(row)
-        self.view.currentCellChanged.connect(self._on_cell)
-        self.view.cellClicked.connect(self._on_cell)
+        self.view.currentCellChanged.connect(self._on_current)
+        self.view.cellClicked.connect(self._on_clicked)
         self.copy_button.clicked.connect(self.copy)
         self.save_button.clicked.connect(self._ask_and_save)
         self.clear()
@@ -185,7 +196,15 @@ class FiguresTable(QWidget):
         if path:
             self.save(path)
 
-    def _on_cell(self, row: int, column: int, *_: int) -> None:
+    def _on_current(self, row: int, column: int, before: int, _: int) -> None:
+        if row != before:
+            self._choose(row, column)
+
+    def _on_clicked(self, row: int, column: int) -> None:
+        if row == self.view.pressed_from:  # else it became the current one, and was told
+            self._choose(row, column)
+
+    def _choose(self, row: int, column: int) -> None:
         item = self.view.item(row, max(0, column))
         if item is not None:
             self.row_chosen.emit(int(item.data(_ROW)))

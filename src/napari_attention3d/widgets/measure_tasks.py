@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Cleaned",
     "Compared",
+    "Measured",
     "clean_job",
     "compare_job",
     "features_with",
@@ -33,7 +34,9 @@ __all__ = [
 ]
 
 _LARGEST_LOOK = 2**24
-"""Voxels of a box that are searched for the label's nearest voxel when a row is clicked."""
+"""Voxels of a box that are searched for the label's voxel nearest to its middle."""
+_MOST_LOOKS = 2**28
+"""Voxels that are searched for all rows together."""
 
 
 def read_labels(layer: Layer) -> LayerSource:
@@ -57,17 +60,39 @@ def read_labels(layer: Layer) -> LayerSource:
 
 
 def measure_job(
-    labels: Volume,
+    labels: LayerSource,
     images: Mapping[str, Volume],
     attention: Mapping[str, Volume],
-    *,
-    components: bool,
-) -> Generator[Progress, None, Table]:
-    """Measure a mask: see `analysis.measure.measure`."""
+    **settings: Any,
+) -> Generator[Progress, None, Measured]:
+    """Measure a mask: see `analysis.measure.measure`, which takes the settings."""
     from ..analysis.measure import measure
 
     yield Progress(0, 0, "Reading the mask …")
-    return (yield from measure(labels, images=images, attention=attention, components=components))
+    volume = labels.volume
+    table = yield from measure(volume, images=images, attention=attention, **settings)
+    places: list[tuple[float, float, float] | None] = []
+    left = _MOST_LOOKS
+    for row in range(len(table.rows)):
+        if row % 64 == 0:
+            yield Progress(row, len(table.rows), "Finding their places")
+        left -= _box_size(table, row)
+        places.append(place_of_row(table, row, labels) if left > 0 else None)
+    return Measured(table, places)
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """Figures, and where the view goes when a row is clicked.
+
+    Parameters
+    ----------
+    places
+        By row: see `place_of_row`; None where that was too much to look for.
+    """
+
+    table: Table
+    places: list[tuple[float, float, float] | None]
 
 
 def features_with(layer: Layer, table: Table) -> dict[str, list[Any]]:
@@ -99,6 +124,14 @@ def features_with(layer: Layer, table: Table) -> dict[str, list[Any]]:
 def _number(cell: Cell) -> float:
     assert isinstance(cell, (int, float))
     return float(cell)
+
+
+def _box_size(table: Table, row: int) -> int:
+    size = 1
+    for axis in "zyx":
+        start, stop = (table.column(f"{end} {axis} (voxel)")[row] for end in ("start", "stop"))
+        size *= int(_number(stop)) - int(_number(start))
+    return size
 
 
 def place_of_row(table: Table, row: int, source: LayerSource) -> tuple[float, float, float]:
@@ -162,26 +195,47 @@ def compare_job(
 
 @dataclass(frozen=True, eq=False)
 class Cleaned:
-    """A mask before and after the rules, as the layer shows it.
+    """A mask before and after the rules, as the layer shows it: the box that they changed.
 
     Parameters
     ----------
     before, after
-        ``(Z, Y, X)``, shown.
+        ``(z, y, x)`` voxels of the box.
+    box
+        In the shown array; empty if nothing changed.
+    shape
+        Of the shown array.
+    highest
+        Largest label of the box afterwards.
     report
         What each rule did: see `analysis.cleanup.clean_up_report`.
     objects
         Whether the labels are numbered objects now and no longer classes.
+    provenance
+        Of the clean mask.
+    preview
+        A layer that shows what would change, if that was asked for.
     """
 
     before: Any
     after: Any
+    box: tuple[slice, ...]
+    shape: tuple[int, ...]
+    highest: int
     report: list[dict[str, Any]]
     objects: bool
+    provenance: dict[str, Any]
+    preview: LayerPlan | None = None
 
 
-def clean_job(source: LayerSource, rules: Sequence[Rule]) -> Generator[Progress, None, Cleaned]:
-    """Apply rules to a copy of a mask."""
+_PREVIEW_COLOURS = ["#000000", "#d55e00", "#009e73", "#cc79a7"]
+_PREVIEW_NAMES = ["as before", "removed", "added", "another class"]
+
+
+def clean_job(
+    source: LayerSource, rules: Sequence[Rule], preview: bool = False
+) -> Generator[Progress, None, Cleaned]:
+    """Apply rules to a copy of a mask; all that looks at whole volumes is done here."""
     from ..analysis.cleanup import clean_up, clean_up_report
 
     yield Progress(0, 0, "Reading the mask …")
@@ -190,9 +244,63 @@ def clean_job(source: LayerSource, rules: Sequence[Rule]) -> Generator[Progress,
     earlier = len(clean_up_report(copy))
     cleaned = yield from clean_up(copy, rules)
     report = clean_up_report(cleaned)[earlier:]
+    objects = any("instances" in one for one in report)
+    yield Progress(0, 0, "Preparing the layer …")
+    shown = source.show(before)
+    after = np.ascontiguousarray(source.show(np.asarray(cleaned.array)))
+    different = shown != after
+    box = _box_of(different)
+    plan = None
+    if preview:
+        plan = _preview(source, shown, after, different, objects, cleaned.metadata["provenance"])
     return Cleaned(
-        np.ascontiguousarray(source.show(before)),
-        np.ascontiguousarray(source.show(np.asarray(cleaned.array))),
+        np.ascontiguousarray(shown[box]),
+        np.ascontiguousarray(after[box]),
+        box,
+        tuple(after.shape),
+        int(after[box].max(initial=0)),
         report,
-        any("instances" in one for one in report),
+        objects,
+        dict(cleaned.metadata["provenance"]),
+        plan,
     )
+
+
+def _box_of(different: Any) -> tuple[slice, ...]:
+    box = []
+    for axis in range(different.ndim):
+        others = tuple(a for a in range(different.ndim) if a != axis)
+        where = np.flatnonzero(different.any(axis=others))
+        box.append(slice(int(where[0]), int(where[-1]) + 1) if len(where) else slice(0, 0))
+    return tuple(box)
+
+
+def _preview(
+    source: LayerSource,
+    before: Any,
+    after: Any,
+    different: Any,
+    objects: bool,
+    provenance: Mapping[str, Any],
+) -> LayerPlan:
+    """What would change; where objects are numbered, the objects."""
+    metadata = source.record(provenance)
+    (entry,) = metadata.values()
+    entry["role"] = "clean-up preview"
+    keywords: dict[str, Any] = {
+        **source.transform,
+        "name": "clean-up preview",
+        "opacity": 0.8,
+        "metadata": metadata,
+    }
+    if objects:
+        return LayerPlan("preview", "objects", after, keywords)
+    shown = np.zeros(after.shape, np.uint8)
+    shown[different & (after == 0)] = 1
+    shown[different & (before == 0)] = 2
+    shown[different & (before != 0) & (after != 0)] = 3
+    keywords |= {
+        "features": {"index": [0, 1, 2, 3], "name": _PREVIEW_NAMES},
+        "colours": _PREVIEW_COLOURS,
+    }
+    return LayerPlan("preview", "labels", shown, keywords)
