@@ -66,6 +66,8 @@ class Measures(_Strict):
         Also intensities of the scan.
     attention
         Also the attention maps, if the recipe keeps any.
+    connectivity
+        Of components: 6 (faces), 18 (and edges) or 26 (and corners).
     table
         Suffix of the table's file.
     """
@@ -73,6 +75,7 @@ class Measures(_Strict):
     components: bool = False
     image: bool = True
     attention: bool = False
+    connectivity: Literal[6, 18, 26] = 26
     percentiles: tuple[float, ...] = (5.0, 50.0, 95.0)
     table: Literal[".csv", ".xlsx", ".json"] = ".csv"
 
@@ -202,6 +205,10 @@ def recipe_of(provenance: Mapping[str, Any], *, measure: Measures | None = None)
             "it was corrected by painting, which no recipe holds; correct a mask with the same "
             "strokes by napari-attention3d refine"
         )
+    if provenance.get("asked"):
+        raise InputError(
+            "it answers a question about a run and is no mask; take the recipe of the mask"
+        )
     if not isinstance(model, Mapping) or not isinstance(options, Mapping):
         raise InputError(
             "it does not say which model made it, so it can't be made again; only results of "
@@ -227,6 +234,9 @@ def recipe_of(provenance: Mapping[str, Any], *, measure: Measures | None = None)
         "clean_up": [step["rule"] for step in provenance.get("clean_up") or []],
         "measure": measure or provenance.get("measured"),
     }
+    source = provenance.get("source") or {}
+    if source.get("channel") is not None:  # of a layer that showed one of the file's
+        content["channel"] = source["channel"]
     for key in ("channel", "overlap", "attention", "probabilities", "uncertainty"):
         if options.get(key) is not None:
             content[key] = options[key]

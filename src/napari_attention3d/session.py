@@ -33,6 +33,7 @@ from .inference.sink import Allocate, ScanResults, in_memory
 from .models.card import ModelCard
 from .models.store import Model
 from .progress import Job, Progress
+from .provenance import fingerprint
 from .volumes.volume import Volume
 
 __all__ = [
@@ -397,6 +398,8 @@ def _gather(
         **describe_run(volume, setup, prepared, prediction),
         **({"warnings": warnings} if warnings else {}),
     }
+    if isinstance(results.labels, np.ndarray):  # what lies on the disk is read when it is whole
+        provenance["fingerprint"] = fingerprint(results.labels)
     about = {"provenance": provenance, "classes": [c.model_dump() for c in card.classes]}
     if "nifti" in volume.metadata:
         about["nifti"] = volume.metadata["nifti"]  # to be written in the scan's own way
@@ -413,6 +416,10 @@ def _gather(
         unit=volume.geometry.unit,
         name=volume.name,
     )
+    attention = {
+        key: one.replace(metadata={**one.metadata, "kind": "image", "provenance": provenance})
+        for key, one in attention.items()
+    }
     shares, doubt = results.probabilities, results.uncertainty
     return Segmentation(
         labels=place(results.labels, "labels", kind="labels"),

@@ -142,6 +142,45 @@ def test_a_mask_that_is_there_but_not_sound_is_told(tmp_path, models_folder, too
     assert "not sound" in outcome.warnings[0]
 
 
+def test_a_mask_that_was_made_otherwise_is_kept_but_told(tmp_path, models_folder, tools):
+    from napari_attention3d.analysis.cleanup import rules_from
+
+    plans = plan_outputs([tools.write_scan(tmp_path / "0.nii.gz")], None)
+    tools.finish(run_all(plans, TINY.load_model(), TINY))
+    (same,) = tools.finish(run_all(plans, TINY.load_model(), TINY))
+    assert same.status == "skipped"
+    assert not any("the mask there" in one for one in same.warnings)
+    cleaned = TINY.model_copy(update={"clean_up": rules_from([{"rule": "fill_holes"}])})
+    (other,) = tools.finish(run_all(plans, TINY.load_model(), cleaned))
+    assert other.status == "skipped"
+    assert "made by another recipe (clean-up)" in other.warnings[0]
+    tools.save_tiny(models_folder, seed=1)
+    (other,) = tools.finish(run_all(plans, TINY.load_model(), TINY))
+    assert other.status == "skipped"
+    assert "made with other weights of tiny" in other.warnings[0]
+    mask = read_volume(plans[0].labels, lazy=False)
+    write_volume(plans[0].labels, mask.replace(metadata={"kind": "labels"}))
+    (other,) = tools.finish(run_all(plans, TINY.load_model(), TINY))
+    assert "does not say that a model made it" in other.warnings[0]
+
+
+def test_what_is_missing_or_no_scan_fails_alone(tmp_path, models_folder, tools):
+    scan = tools.write_scan(tmp_path / "0.nii.gz")
+    (tmp_path / "empty").mkdir()
+    sources = [tmp_path / "empty", scan, tmp_path / "none" / "gone.nii.gz", f"{tmp_path}/*.mha"]
+    plans = plan_outputs(find_scans(sources), tmp_path / "out")
+    outcomes = tools.finish(run_all(plans, TINY.load_model(), TINY))
+    assert [one.status for one in outcomes] == ["failed", "done", "failed", "failed"]
+    assert "holds no scan" in outcomes[0].error
+    assert "does not exist" in outcomes[2].error
+    assert os.listdir(tmp_path / "out") == ["0_labels.nii.gz"]
+    assert [one.status for one in outcomes if one.plan.image == scan] == ["done"]
+    beside = plan_outputs(find_scans(sources), None)  # a missing folder stops no other
+    assert [bool(one.problem) for one in beside] == [True, False, True, True]
+    with pytest.raises(InputError, match="holds no scan"):
+        plan_outputs(find_scans(sources[:1] + sources[2:]), None)
+
+
 def test_numbered_objects_are_counted_and_added_up(tools):
     from napari_attention3d.batch.outcome import count_volumes
     from napari_attention3d.volumes import Volume

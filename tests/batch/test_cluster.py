@@ -119,6 +119,37 @@ def test_a_part_that_fails_leaves_no_half_of_a_mask(
     assert [path.name for path in tmp_path.glob("*.zarr")] == ["scan.ome.zarr"]
 
 
+class Mortal:
+    """A future whose worker dies between two looks; its result is made again then."""
+
+    def __init__(self, *states):
+        self.states = list(states)
+
+    @property
+    def status(self):
+        return self.states.pop(0) if len(self.states) > 1 else self.states[0]
+
+    def done(self):
+        return self.status in ("finished", "error", "cancelled")
+
+    def result(self):
+        return "the mask"
+
+
+def test_a_result_that_died_with_its_worker_is_waited_for(monkeypatch):
+    from napari_attention3d.batch import cluster
+
+    monkeypatch.setattr(cluster, "_PAUSE", 0)
+    made = cluster.Cluster.__new__(cluster.Cluster)
+    first, second = Mortal("finished"), Mortal("finished", "lost", "pending", "finished")
+    yielded = list(made.done([first, second]))
+    assert [one for one in yielded if one is not None] == [first, second]
+    assert yielded[1] is None  # the second was not taken for done
+    assert made.result(Mortal("lost", "lost", "pending", "finished")) == "the mask"
+    with pytest.raises(InputError, match="the cluster lost it"):
+        made.result(Mortal("cancelled"))
+
+
 def test_without_a_scheduler_it_says_what_to_start(tmp_path, models_folder, monkeypatch, tools):
     from napari_attention3d.batch import cluster
 
@@ -135,6 +166,63 @@ def test_workers_of_another_version_are_refused(tmp_path, models_folder, tools):
     found = segment_on_worker(plan, TINY, Machine(), stop="s", version="0.0.0")
     assert found.status == "failed"
     assert "install the same everywhere" in found.error
+
+
+SLOW = """
+import time
+from napari_attention3d.batch import work
+
+real = work._segment
+
+
+def slow(*args):
+    time.sleep(1.0)  # so that a worker can be caught with a part in its hands
+    return real(*args)
+
+
+work._segment = slow
+"""
+
+
+@pytest.mark.long
+def test_a_worker_killed_over_a_part_of_a_large_scan_loses_nothing(tmp_path, models_folder, tools):
+    """Two processes share an OME-Zarr; one dies after the first part, with another one begun."""
+    scan = tools.write_scan(tmp_path / "scan.ome.zarr", shape=(250, 8, 8))
+    model = TINY.load_model()
+    whole = Plan(scan, tmp_path / "whole_labels.ome.zarr")
+    alone = tools.finish(segment_file(whole, model, TINY))
+    (tmp_path / "slow.py").write_text(SLOW)
+    plan = Plan(scan, tmp_path / "parts_labels.ome.zarr")
+    held: list[str] = []
+    with (
+        distributed.LocalCluster(
+            n_workers=2,
+            threads_per_worker=1,
+            processes=True,
+            dashboard_address=None,
+            preload=str(tmp_path / "slow.py"),
+        ) as cluster,
+        distributed.Client(cluster, set_as_default=False) as look,
+    ):
+        pids = {one.worker_address: one.process.pid for one in cluster.workers.values()}
+        assert len(set(pids.values())) == 2
+        job = run_on_cluster(cluster.scheduler_address, [plan], model, TINY, large=1000)
+        while True:
+            try:
+                step = next(job)
+            except StopIteration as end:
+                (outcome,) = end.value
+                break
+            if step.done >= 1 and step.total > 1 and "parts" in step.message and not held:
+                busy = {at: tasks for at, tasks in look.processing().items() if tasks}
+                if busy:
+                    address, held = next((at, list(tasks)) for at, tasks in busy.items())
+                    os.kill(pids[address], signal.SIGKILL)
+    assert held  # the one that was killed had a part in its hands
+    assert outcome.status == "done", outcome.error
+    assert outcome.provenance["parts"] == 4
+    np.testing.assert_array_equal(labels_of(plan.labels), labels_of(whole.labels))
+    assert outcome.volumes == alone.volumes
 
 
 @pytest.mark.long

@@ -45,6 +45,18 @@ def test_a_mask_is_made_again(run, mask):
     assert "identical" in run("rerun", mask, "--overwrite").err
 
 
+def test_maps_are_not_replaced_by_masks(run, scan, model, tmp_path):
+    out = tmp_path / "mask.nii.gz"
+    more = ("--uncertainty", "--attention")
+    assert run("segment", scan, "-m", "tiny", "-o", out, *more).code == 0
+    before = sorted(tmp_path.iterdir())
+    for name in ("mask_uncertainty.nii.gz", "mask_attention_gate-level-2.nii.gz"):
+        outcome = run("rerun", tmp_path / name)
+        assert outcome.code == 2
+        assert "no mask but a map" in outcome.err
+    assert sorted(tmp_path.iterdir()) == before
+
+
 def test_it_is_not_made_with_other_weights(run, mask, model):
     import torch
 
@@ -79,6 +91,22 @@ def test_its_recipe_does_the_same_to_other_scans(run, mask, scan, scan_maker, tm
     assert len(summary.read_text().splitlines()) == 3
     again = run("segment", f"{folder}/*.nii.gz", "-o", out, "--recipe", recipe)
     assert "0 done, 2 skipped, 0 failed" in again.err
+
+
+def test_a_mask_that_was_painted_on_is_told(run, mask, tmp_path):
+    from napari_attention3d.volumes import write_volume
+
+    assert "changed by hand" not in run("recipe", mask).err
+    old = read_volume(mask, lazy=False)
+    array = np.array(old.array)
+    array[:2, :3] = 2
+    write_volume(mask, old.replace(array=array))
+    told = run("recipe", mask)
+    assert told.code == 0
+    assert "changed by hand" in told.err
+    # what is cleaned later does not hide it
+    assert run("clean", mask, "-o", tmp_path / "c.nii.gz", "--fill-holes").code == 0
+    assert "changed by hand" in run("recipe", tmp_path / "c.nii.gz").err
 
 
 def test_a_recipe_says_it_all(run, mask, scan, tmp_path):

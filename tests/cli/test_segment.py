@@ -147,8 +147,11 @@ def test_plans_that_cannot_work_are_refused(tmp_path, scan_maker):
     one = scan_maker(tmp_path / "a.nii.gz")
     (tmp_path / "sub").mkdir()
     same = scan_maker(tmp_path / "sub" / "a.nii.gz")
+    twin = scan_maker(tmp_path / "a.nii")
     with pytest.raises(InputError, match="would both write"):
-        plan_outputs([one, same], tmp_path / "out")
+        plan_outputs([one, twin], tmp_path / "out")
+    plans = plan_outputs([one, same], tmp_path / "out")  # into folders like theirs
+    assert [plan.labels.parent for plan in plans] == [tmp_path / "out", tmp_path / "out" / "sub"]
     with pytest.raises(InputError, match="give a folder"):
         plan_outputs([one, same], tmp_path / "mask.nii.gz")
     with pytest.raises(InputError, match="must not replace"):

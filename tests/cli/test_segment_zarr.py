@@ -83,6 +83,7 @@ def test_a_mask_goes_into_the_zarr_of_its_scan(run, tmp_path, tiny_model, scan_m
         "z.ome.zarr",
         "z_labels.ome.zarr",
         "z_mask_measures.csv",
+        "z_mask_measures.csv.json",
         "z_mask_uncertainty.ome.zarr",
     ]
     clean = scan / "labels" / "clean"

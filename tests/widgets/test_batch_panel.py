@@ -117,6 +117,32 @@ def test_what_was_done_in_the_window_is_recorded_and_replayed_headless(
     assert len(table) == 1 + len(measure.form.table.table.rows)
 
 
+def test_a_layer_that_shows_one_channel_of_its_file_gives_a_recipe_for_the_file(
+    panel, dock, viewer, qtbot, tools, tmp_path
+):
+    array = np.random.default_rng(0).integers(0, 900, (2, 12, 14, 16)).astype(np.uint16)
+    two = Volume.from_array(array, spacing=(2.0, 1.0, 1.0), unit="um", name="two")
+    path = write_volume(tmp_path / "two.tif", two.replace(channel_names=("DAPI", "GFP")))
+    viewer.open(str(path), plugin="napari-attention3d")
+    dock.chooser.choose(viewer.layers["two · GFP"])
+    mask = segmented(qtbot, dock, viewer, tools)
+    panel.form.result.choose(mask)
+    panel.take()
+    assert panel.recipe.channel == 1
+    panel.save(str(tmp_path / "recipe.yaml"))
+    target = tmp_path / "headless.tif"
+    with pytest.raises(SystemExit) as end:
+        main(["segment", str(path), "-o", str(target), "--recipe", str(tmp_path / "recipe.yaml")])
+    assert end.value.code in (0, None)
+    np.testing.assert_array_equal(read_volume(target).array, mask.data)
+    click(qtbot, panel, panel.form.again_button)  # of the layer that is open
+    assert "identical" in panel.status.text
+    where = np.array([0, 1]), np.array([0, 0]), np.array([0, 0])
+    mask.data_setitem(where, (mask.data[where] + 1) % 3)
+    panel.take()
+    qtbot.waitUntil(lambda: "was painted on" in panel.status.text, timeout=60_000)
+
+
 def test_a_recipe_is_opened_forgotten_and_wrong_ones_are_told(panel, tmp_path):
     path = tmp_path / "recipe.yaml"
     path.write_text("model: {name: tiny}\nmeasure: {}\n")

@@ -21,7 +21,10 @@ from correct_helpers import (
     said,
 )
 
+from napari_attention3d.errors import InputError
 from napari_attention3d.volumes import Volume
+from napari_attention3d.widgets.batch_tasks import recipe_of_layer
+from napari_attention3d.widgets.layers import KEY
 
 pytestmark = pytest.mark.usefixtures("correct_folders")
 
@@ -220,3 +223,16 @@ def test_nothing_is_saved_before_the_network_was_trained(qtbot, panel, tmp_path)
     qtbot.waitUntil(lambda: not panel.is_busy, timeout=WAIT)
     assert "no network was trained" in said(panel)
     assert not list(tmp_path.glob("early*"))
+
+
+def test_mask_and_strokes_say_that_they_were_painted_and_a_recipe_is_refused(qtbot, panel):
+    link = begin(qtbot, panel)
+    paint_both(panel)
+    learn(qtbot, panel)
+    for layer in (link.layers.mask, link.layers.strokes):
+        made = layer.metadata[KEY]["provenance"]
+        assert made["corrections"]["strokes"] == 5
+        assert made["corrections"]["rounds"] == ["start", "fast"]
+        assert made["source"]["name"] == "cells"
+        with pytest.raises(InputError, match="corrected by painting"):
+            recipe_of_layer(layer)

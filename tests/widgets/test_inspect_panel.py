@@ -146,6 +146,12 @@ def test_an_answer_lies_on_the_scan_and_is_the_row(qtbot, viewer, scan, glance, 
     volume = panel.asking.last.answer.volumes[panel.asking.form.scale]
     np.testing.assert_array_equal(row.data, volume.array)
     assert row.data.sum() == pytest.approx(1, abs=1e-5)
+    for (layer,) in layers.values():  # each says what it answers, and about what
+        made = layer.metadata[KEY]["provenance"]
+        assert made["asked"]["voxel"] == [9, 12, 14]
+        assert made["model"]["name"] == "glance"
+        assert made["source"]["name"] == "cells"
+        assert made["software"]
     assert row.blending == "additive"
     assert row.contrast_limits == pytest.approx([0, row.data.max()])
     # Voxel j of the row is centred on the scan's voxel start + 4 j.

@@ -145,6 +145,10 @@ def test_a_map_on_request_shows_its_cost_first_and_is_listed(qtbot, viewer, tab,
         section.compute()
     assert "request:agreement" in roles(viewer)
     assert panel.maps.layer.metadata[KEY]["role"] == "request:agreement"
+    assert panel.maps.layer.metadata[KEY]["provenance"]["asked"] == {"map": "agreement"}
+    for layer in viewer.layers:  # all that was made says with what
+        if layer.name != "cells":
+            assert layer.metadata[KEY]["provenance"]["software"]
     assert panel.maps.layer.contrast_limits == [0, 1]
     assert "alike" in next(e.meaning for e in panel.maps.entries if e.group == "On request")
     viewer.layers["cells"].translate = (5, 0, 0)

@@ -12,6 +12,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from ..errors import InputError
 from ..models.card import ModelCard
 from ..progress import Job, Progress
+from ..provenance import fingerprint, made_with, origin, was_edited
 from ..volumes.volume import Volume
 from ..volumes.yaml_text import parse_yaml
 from .instances import Instances, NumberComponents, SplitTouching
@@ -85,7 +86,12 @@ def clean_up(labels: Volume, rules: Sequence[Rule]) -> Job[Volume]:
             yield Progress((number - 1) * total + step.done, len(rules) * total, message)
         reports.append(_report(rule, before, array))
     metadata = {**labels.metadata, "kind": "labels"}
-    provenance = dict(metadata.get("provenance") or {})
+    # A mask of unknown making says from now on what it was, and who cleaned it.
+    provenance = dict(metadata.get("provenance") or made_with(source=origin(labels)))
+    if provenance.get("fingerprint"):
+        if was_edited(labels):
+            provenance["edited"] = True
+        provenance["fingerprint"] = fingerprint(array)
     provenance["clean_up"] = [*provenance.get("clean_up", []), *reports]
     metadata["provenance"] = provenance
     if any(isinstance(rule, Instances) for rule in rules):

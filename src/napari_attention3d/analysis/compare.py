@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from ..errors import InputError
 from ..progress import Job, Progress
+from ..provenance import made_with, origin
 from ..volumes.volume import Volume
 from .align import Aligned, align
 from .masks import Region, as_box, class_names, describe_grid_difference, label_array, regions_in
@@ -107,7 +108,8 @@ class Comparison:
             (int(value), self.names.get(int(value)), *(row[key] for key in keys))
             for value, row in self.figures["classes"].items()
         ]
-        return Table(tuple(columns), tuple(rows), tuple(self.figures["notes"]))
+        made = self.disagreement.metadata["provenance"]
+        return Table(tuple(columns), tuple(rows), tuple(self.figures["notes"]), made)
 
 
 _VOLUMES = ("volume", "volume_truth", "volume_difference", "relative_volume_difference")
@@ -145,7 +147,16 @@ def compare(
         "mean_dice": float(np.mean(scored)) if scored else None,
         "notes": list(pair.notes),
     }
-    return Comparison(figures, _disagreement(pair, a, b), class_names(a) | class_names(b))
+    made = made_with(
+        compared=[str(v.source or v.name) for v in (a, b)],
+        masks=[origin(v) for v in (a, b)],
+        settings={
+            "tolerance": limit,
+            "resample": resample,
+            "classes": None if classes is None else wanted,
+        },
+    )
+    return Comparison(figures, _disagreement(pair, a, b, made), class_names(a) | class_names(b))
 
 
 def compare_labels(
@@ -290,7 +301,7 @@ def _volumes(in_a: Region | None, in_b: Region | None, voxel_volume: float) -> _
     }
 
 
-def _disagreement(pair: Aligned, a: Volume, b: Volume) -> Volume:
+def _disagreement(pair: Aligned, a: Volume, b: Volume, made: dict[str, Any]) -> Volume:
     result = np.zeros(pair.a.shape, dtype=np.uint8)
     different = pair.a != pair.b
     result[different & (pair.b == 0)] = 1
@@ -300,7 +311,7 @@ def _disagreement(pair: Aligned, a: Volume, b: Volume) -> Volume:
     about: dict[str, Any] = {
         "kind": "labels",
         "classes": classes,
-        "provenance": {"compared": [str(v.source or v.name) for v in (a, b)]},
+        "provenance": made,
     }
     if "nifti" in b.metadata:
         about["nifti"] = b.metadata["nifti"]

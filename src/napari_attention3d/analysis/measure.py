@@ -15,6 +15,7 @@ from scipy import ndimage
 from ..errors import InputError
 from ..geometry import AXES, Geometry
 from ..progress import Job, Progress
+from ..provenance import made_with, origin
 from ..volumes.volume import Volume
 from .intensity import Sampler, Statistics
 from .masks import (
@@ -134,7 +135,18 @@ def measure(
                 rows[-1]["component"] = number
     columns = _columns(plan, named=bool(known), components=components)
     cells = tuple(tuple(row.get(c.heading) for c in columns) for row in rows)
-    return Table(columns, cells, tuple(plan.notes))
+    settings = {
+        "components": components,
+        "connectivity": connectivity,
+        "percentiles": list(plan.percentiles),
+    }
+    made = made_with(
+        mask=origin(labels),
+        images={name: origin(one) for name, one in (images or {}).items()},
+        attention={name: origin(one) for name, one in (attention or {}).items()},
+        settings=settings,
+    )
+    return Table(columns, cells, tuple(plan.notes), made)
 
 
 def _sources(

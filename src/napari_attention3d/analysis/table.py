@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from ..provenance import made_with
 from ..volumes.atomic import atomic_path
 
 __all__ = ["TABLE_SUFFIXES", "Cell", "Column", "Table"]
@@ -46,11 +48,14 @@ class Table:
         Each with one cell per column.
     notes
         What a person should know about the figures.
+    made
+        From what and how, JSON-compatible; default: the program's version and the time.
     """
 
     columns: tuple[Column, ...]
     rows: tuple[tuple[Cell, ...], ...]
     notes: tuple[str, ...] = field(default=())
+    made: Mapping[str, Any] = field(default_factory=made_with, compare=False)
 
     def column(self, name: str) -> list[Cell]:
         """Cells of a column, by its heading or by its name (the first one of that name).
@@ -71,16 +76,20 @@ class Table:
         return {c.heading: [row[i] for row in self.rows] for i, c in enumerate(self.columns)}
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-compatible: ``columns`` (name, unit), ``rows`` (by heading) and ``notes``."""
+        """JSON-compatible: ``columns`` (name, unit), ``rows`` (by heading), ``notes``, ``made``."""
         headings = [column.heading for column in self.columns]
         return {
             "columns": [{"name": c.name, "unit": c.unit} for c in self.columns],
             "rows": [dict(zip(headings, row, strict=True)) for row in self.rows],
             "notes": list(self.notes),
+            "made": dict(self.made),
         }
 
     def write(self, path: str | Path) -> Path:
         """Write the table; the suffix chooses: .csv, .xlsx (needs openpyxl) or .json.
+
+        How it was made goes into the JSON, a sheet of the XLSX, or a file beside the CSV, which
+        has no place for it: ``measures.csv.json``.
 
         Raises
         ------
@@ -99,6 +108,10 @@ class Table:
                 temporary.write_text(text + "\n", encoding="utf-8")
             else:
                 self._write_xlsx(temporary)
+        if suffix == ".csv":
+            with atomic_path(path.with_name(f"{path.name}.json")) as temporary:
+                text = json.dumps({"made": self.made, "notes": self.notes}, indent=2)
+                temporary.write_text(text + "\n", encoding="utf-8")
         return path
 
     def _write_csv(self, path: Path) -> None:
@@ -125,6 +138,9 @@ class Table:
             notes = book.create_sheet("notes")
             for note in self.notes:
                 notes.append([_no_formula(notes, note)])
+        made = book.create_sheet("made with")
+        for key, value in _flat(self.made):
+            made.append([_no_formula(made, key), _no_formula(made, value)])
         book.save(path)
 
 
@@ -148,6 +164,17 @@ def check_table_path(path: Path) -> str:
                 'pip install "napari-attention3d[xlsx]"'
             ) from error
     return suffix
+
+
+def _flat(about: Any, key: str = "") -> Iterator[tuple[str, Cell]]:
+    """Nested values as rows, their keys joined by spaces."""
+    if isinstance(about, Mapping):
+        for name, value in about.items():
+            yield from _flat(value, f"{key} {name}".strip())
+    elif about is None or isinstance(about, (int, float, str)):
+        yield key, about
+    else:
+        yield key, json.dumps(about)
 
 
 def _no_formula(sheet: Any, value: Cell) -> Any:

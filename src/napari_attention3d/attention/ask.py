@@ -18,6 +18,7 @@ from ..inference.stream.margin import reach
 from ..inference.tiling import Box
 from ..networks.self_attention import PositionRecord
 from ..volumes.volume import Volume
+from .asked import asked_of
 from .parts import has_position_attention
 from .replay import Look, Replay
 from .rows import (
@@ -179,6 +180,10 @@ def ask(
     volumes, lost = {}, 0.0
     for name, row in raw.items():
         volumes[name], outside = _place(replay, box, name, row, kind, f"step {last}")
+        told = volumes[name].metadata
+        question = {**told["attention"], "voxel": [float(v) for v in voxel], "centred": centred}
+        about = {**told, "provenance": asked_of(replay, question)}
+        volumes[name] = volumes[name].replace(metadata=about)
         lost = max(lost, outside)
     z, y, x = (float(v) for v in voxel)
     return Answer(

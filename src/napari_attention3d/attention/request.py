@@ -20,6 +20,7 @@ from ..inference.sink import Finished, Sink, check_finite
 from ..inference.tiling import Box, plan_tiles
 from ..progress import Job
 from ..volumes.volume import Volume
+from .asked import asked_of
 from .entropy import Entropy
 from .kinds import MapKind, WithMap
 from .maps import map_volumes
@@ -108,7 +109,9 @@ def request_map(replay: Replay, kind: MapKind) -> Job[Volume]:
         unit=replay.volume.geometry.unit,
         name=replay.volume.name,
     )
-    return volumes[kind.name]
+    found_map = volumes[kind.name]
+    about = {**found_map.metadata, "provenance": asked_of(replay, {"map": kind.name})}
+    return found_map.replace(metadata=about)
 
 
 def kind_named(name: str) -> MapKind:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -24,6 +24,7 @@ from ..inference.tiling import Box
 from ..networks.base import SegmentationNetwork
 from ..progress import Job
 from ..volumes.volume import Volume
+from .asked import asked_of
 from .parts import channel_parts, gate_parts, position_parts
 from .passes import goes_exactly, run_again
 from .replay import Replay
@@ -206,12 +207,15 @@ def effect_between(
         "classes": [c.model_dump() for c in card.classes],
         "changes": [change.text for change in changes] or [words],
     }
+    made = asked_of(replay, {"changes": about["changes"]})
+    about["provenance"] = made
+    moved = {"kind": "labels", "provenance": made}
     return Effect(
         tuple(changes),
         Volume(first, place, f"{name} before", metadata=about),
         Volume(second, place, f"{name} {words}", metadata=about),
-        Volume(difference, place, f"{name} change, {words}", metadata={"kind": "labels"}),
-        _table(first, second, card.class_names, replay, words),
+        Volume(difference, place, f"{name} change, {words}", metadata=moved),
+        replace(_table(first, second, card.class_names, replay, words), made=made),
     )
 
 

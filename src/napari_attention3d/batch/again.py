@@ -66,19 +66,24 @@ def plan_again(file: Path, scan: Path | None = None) -> Again:
     Parameters
     ----------
     file
-        A mask (or another result) of ours.
+        A mask of ours.
     scan
         Where the scan is now; None: where it was, or of the same name beside the file.
 
     Raises
     ------
     InputError
-        If the file does not say how it was made, or its scan is not there.
+        If the file does not say how it was made, is no mask, or its scan is not there.
     """
     volume = read_volume(file)
     provenance = volume.metadata.get("provenance")
     if not isinstance(provenance, Mapping):
         raise InputError(f"{file.name} does not say how it was made, so it can't be made again")
+    if volume.metadata.get("kind") != "labels":
+        raise InputError(
+            f"{file.name} is no mask but a map made with one; make the mask again, and its maps "
+            "with it (segment --recipe)"
+        )
     try:
         recipe = recipe_of(provenance)
     except InputError as error:

@@ -71,8 +71,11 @@ def run_on_cluster(
         waiting: dict[Any, Plan] = {}
         parted: list[Split] = []
         for plan in plans:
+            if plan.problem:
+                yield over(Outcome(plan, "failed", error=plan.problem))
+                continue
             if plan.labels.exists() and not overwrite:
-                yield over((yield from skipped(plan)))
+                yield over((yield from skipped(plan, model, recipe)))
                 continue
             split = split_scan(plan, recipe, machine, large)
             if split is not None:
@@ -139,8 +142,11 @@ class Cluster:
         left = list(futures)
         while left:
             over = [future for future in left if future.done()]
-            left = [future for future in left if future not in over]
-            yield from over
+            for future in over:
+                # A worker that died since may have taken the result with it: it is made again.
+                if future.done():
+                    left.remove(future)
+                    yield future
             if left and not over:
                 yield None
                 time.sleep(_PAUSE)
@@ -151,8 +157,10 @@ class Cluster:
         Raises
         ------
         InputError
-            If workers died over it, or the scheduler lost it; else what the call raised.
+            If workers died over it, or it was cancelled; else what the call raised.
         """
+        while future.status in ("pending", "lost"):  # its worker died: another one does it
+            time.sleep(_PAUSE)
         if future.status == "finished":
             return future.result()
         problem = future.exception() if future.status == "error" else None

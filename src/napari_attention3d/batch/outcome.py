@@ -9,6 +9,7 @@ from typing import Any, Literal
 from ..analysis.masks import MaskReader, class_names, find_regions
 from ..analysis.table import Cell, Column, Table
 from ..progress import Job
+from ..provenance import made_with
 from ..volumes import Volume
 from .plan import Plan
 
@@ -103,7 +104,9 @@ def summary(outcomes: Iterable[Outcome]) -> Table:
         Column("warnings"),
         Column("mask"),
     )
-    return Table(columns, tuple(tuple(_row(one, volumes)) for one in outcomes))
+    models = [one.provenance["model"] for one in outcomes if "model" in one.provenance]
+    made = made_with(models=[one for i, one in enumerate(models) if one not in models[:i]])
+    return Table(columns, tuple(tuple(_row(one, volumes)) for one in outcomes), (), made)
 
 
 def _row(one: Outcome, volumes: list[str]) -> Iterator[Cell]:

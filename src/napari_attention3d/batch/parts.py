@@ -15,6 +15,7 @@ from ..inference.preprocess import crop_region
 from ..inference.sink import label_type
 from ..models.card import ModelCard
 from ..progress import Job, Progress
+from ..provenance import fingerprint
 from ..recipe import Recipe
 from ..volumes import Volume, read_volume
 from ..volumes.formats.ome_zarr_write import StreamedZarr, default_chunks, streamed
@@ -126,6 +127,7 @@ class Split:
             "seconds": round(sum(part.seconds for part in over), 3),
             "device": ",".join(sorted({part.device for part in over})),
             "warnings": warnings,
+            "fingerprint": fingerprint(writers["labels"].array),
         }
         classes = [c.model_dump() for c in card.classes]
         about = {"provenance": provenance, "classes": classes}

@@ -10,9 +10,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import InputError, OutputError
+from ..errors import InputError, OutputError, VolumeFormatError
 from ..volumes.formats import can_read, writable_suffixes
+from ..volumes.formats.base import matched_suffix
+from ..volumes.formats.dicom import series_of
 from ..volumes.formats.ome_zarr_group import enclosing_zarr, is_label_place, version_at
+from ..volumes.formats.ome_zarr_parse import read_attributes
 
 __all__ = ["Plan", "find_scans", "is_zarr", "plan_outputs", "split_suffix"]
 
@@ -32,10 +35,13 @@ class Plan:
         The scan.
     labels
         The mask's file; the other results are named after it.
+    problem
+        Why it can't be done, known beforehand; "" if nothing is.
     """
 
     image: Path
     labels: Path
+    problem: str = ""
 
     def beside(self, what: str, suffix: str | None = None) -> Path:
         """Name of another result, e.g. ``scan_uncertainty.nii.gz`` for "uncertainty"."""
@@ -73,45 +79,102 @@ def find_scans(paths: Iterable[str | Path]) -> list[Path]:
 
     A folder that is a scan itself (OME-Zarr, a DICOM series) is one; of any other all scans
     right inside are taken, in order of their names, but not what we wrote there (``_labels``
-    and so on). Patterns may hold ``*``, ``?``, ``[...]`` and ``**``.
+    and so on). Patterns may hold ``*``, ``?``, ``[...]`` and ``**``; what lies inside a scan that
+    they find, an OME-Zarr or a DICOM series, is no scan of its own, and of a series' files the
+    first one stands for all.
 
     Raises
     ------
     InputError
-        If a folder or a pattern holds no scan. A file that does not exist is only told when
-        it is read.
+        If there is a single folder or pattern, and it holds no scan. One of several stays in
+        the list as it is, like a file that does not exist: see `plan_outputs`.
     """
     found: dict[Path, None] = {}
+    paths = list(paths)
     for one in paths:
         path = Path(one)
         if path.is_dir() and not can_read(path):
-            inside = _scans_among(path.iterdir())
+            inside = _scans_among(_listed(path))
             what = f"folder {path}"
         elif not path.exists() and glob.has_magic(str(one)):
             inside = _scans_among(Path(hit) for hit in glob.glob(str(one), recursive=True))
             what = f"pattern {one}"
         else:
             inside, what = [path], ""
-        if not inside:
+        if not inside and len(paths) == 1:
             raise InputError(f"the {what} holds no scan that can be read; check the name")
-        found |= dict.fromkeys(inside)
+        found |= dict.fromkeys(inside or [path])
     return list(found)
 
 
+def _listed(folder: Path) -> list[Path]:
+    try:
+        return list(folder.iterdir())
+    except OSError:
+        return []  # told as a folder without scans
+
+
 def _scans_among(paths: Iterable[Path]) -> list[Path]:
-    return sorted(
+    named = sorted(
         path
         for path in paths
         if not path.name.startswith(".")
         and not _OURS.search(split_suffix(path)[0])
         and can_read(path)
     )
+    scans: list[Path] = []
+    series: set[tuple[Path, str]] = set()
+    whole: set[Path] = set()
+    for path in named:  # sorted: what holds others comes before them
+        if any(parent in whole for parent in path.parents):
+            continue
+        if enclosing_zarr(path) is not None and not _is_image(path):
+            continue
+        if matched_suffix(path, (_ZARR,)):
+            whole.add(path)
+        elif path.suffix.lower() == ".dcm" and path.is_file():
+            key = path.parent, _series(path)
+            if key in series:
+                continue
+            series.add(key)
+        elif path.is_dir() and enclosing_zarr(path) is None:
+            if _count_series(path) > 1:
+                continue  # its files come one by one
+            whole.add(path)
+        scans.append(path)
+    return scans
+
+
+def _is_image(group: Path) -> bool:
+    """Whether a path within a zarr is an image there, and not an array, a table or a file."""
+    try:
+        attributes = (read_attributes(group) or ({}, 0))[0]
+    except (VolumeFormatError, OSError):
+        return False
+    return "multiscales" in attributes or "multiscales" in (attributes.get("ome") or {})
+
+
+def _series(file: Path) -> str:
+    """Which series a DICOM file belongs to; its own name if it can't be told."""
+    try:
+        return series_of(file)
+    except Exception:  # damaged, or pydicom is missing: told when it is read
+        return file.name
+
+
+def _count_series(folder: Path) -> int:
+    """How many series the .dcm files right inside a folder are of."""
+    files = [one for one in _listed(folder) if one.suffix.lower() == ".dcm"]
+    return len({_series(one) for one in files})
 
 
 def plan_outputs(
     images: Sequence[Path], out: Path | None, *, suffix: str | None = None
 ) -> list[Plan]:
     """Decide where each mask goes, and refuse what can't work before anything runs.
+
+    Scans of the same name from several folders go into folders of these names below `out`. What
+    is missing or no scan gets a plan with a problem, so that it does not stop the others.
 
     Parameters
     ----------
@@ -126,14 +189,14 @@ def plan_outputs(
     Raises
     ------
     InputError
-        If a scan is missing, two scans would write the same mask, several scans would
-        go into one file, or a mask would replace a scan.
+        If there is nothing that could be read, two scans would write the same mask, several
+        scans would go into one file, or a mask would replace a scan.
     OutputError
         If a folder can't be written.
     """
-    for image in images:
-        if not image.exists():
-            raise InputError(f"{image} does not exist; check the name and the folder")
+    problems = {image: _problem(image, alone=len(images) == 1) for image in images}
+    if images and all(problems.values()):
+        raise InputError(next(iter(problems.values())))
     named = out is not None and (
         is_label_place(out) or any(out.name.lower().endswith(s) for s in writable_suffixes())
     )
@@ -150,7 +213,10 @@ def plan_outputs(
             f"{out} is neither a folder nor a file that can be written "
             f"({', '.join(writable_suffixes())})"
         )
-    plans = [Plan(one, out if named and out else _target(one, out, suffix)) for one in images]
+    targets = [out if named and out else _target(one, out, suffix) for one in images]
+    if out is not None and not named and len(set(targets)) < len(targets):
+        targets = _mirrored(images, targets, out)
+    plans = [Plan(*both, problems[both[0]]) for both in zip(images, targets, strict=True)]
     taken: dict[Path, Path] = {}
     scans = {image.resolve() for image in images}
     for plan in plans:
@@ -163,9 +229,29 @@ def plan_outputs(
         if target in scans:
             raise InputError(f"{plan.labels} is a scan; a mask must not replace it")
         taken[target] = plan.image
-    for folder in {enclosing_zarr(plan.labels) or plan.labels.parent for plan in plans}:
+    sound = [plan.labels for plan in plans if not plan.problem]
+    for folder in {enclosing_zarr(one) or one.parent for one in sound}:
         check_folder(folder, make=out is not None and not named)
     return plans
+
+
+def _problem(image: Path, *, alone: bool) -> str:
+    """Why a scan can't be read, as far as its name tells; of a single one the reader says it."""
+    if not image.exists():
+        return f"{image} does not exist; check the name and the folder"
+    if not alone and image.is_dir() and not can_read(image):
+        return f"the folder {image} holds no scan that can be read; check the name"
+    return ""
+
+
+def _mirrored(images: Sequence[Path], targets: Sequence[Path], out: Path) -> list[Path]:
+    """The same names, in folders below `out` as the scans' are below the one they share."""
+    homes = [(enclosing_zarr(one) or one).resolve().parent for one in images]
+    shared = Path(os.path.commonpath(homes))
+    return [
+        out / home.relative_to(shared) / target.name
+        for home, target in zip(homes, targets, strict=True)
+    ]
 
 
 def _target(image: Path, folder: Path | None, wanted: str | None) -> Path:

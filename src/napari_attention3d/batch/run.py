@@ -10,12 +10,13 @@ from typing import Any
 from ..analysis.cleanup import clean_up
 from ..analysis.measure import measure
 from ..analysis.table import Table
-from ..errors import Attention3DError, JobCancelled
+from ..errors import Attention3DError, InputError, JobCancelled
 from ..inference.preprocess import crop_region
 from ..inference.store import ZarrStore
 from ..models.store import Model
 from ..progress import Job, Progress
-from ..recipe import Measures, Recipe
+from ..provenance import fingerprint
+from ..recipe import Measures, Recipe, recipe_of
 from ..session import Segmentation, SegmentOptions, segment_job
 from ..volumes import Volume, read_volume, write_volume
 from .outcome import Outcome, count_volumes
@@ -119,6 +120,7 @@ def measured(
             images={"scan": image} if wanted.image else {},
             attention=attention if wanted.attention else {},
             components=wanted.components,
+            connectivity=wanted.connectivity,
             percentiles=wanted.percentiles,
         )
     )
@@ -206,6 +208,7 @@ def _to_zarr(
         )
         complete(result, scan, recipe)
         store.flush()
+        result.provenance["fingerprint"] = fingerprint(getattr(result.labels.array, "array"))  # noqa: B009
         for name in paths:
             store.describe(name, getattr(result, name).metadata)
         written = _write_maps(plan, result, recipe)
@@ -252,8 +255,10 @@ def _guarded(
     machine: Machine | None,
     overwrite: bool,
 ) -> Job[Outcome]:
+    if plan.problem:
+        return Outcome(plan, "failed", error=plan.problem)
     if plan.labels.exists() and not overwrite:
-        return (yield from skipped(plan))
+        return (yield from skipped(plan, model, recipe))
     job = segment_file(plan, model, recipe, machine)
     try:
         while True:
@@ -271,8 +276,11 @@ def _guarded(
         job.close()
 
 
-def skipped(plan: Plan) -> Job[Outcome]:
-    """Job: what a mask that is there already says; one that can't be read is told."""
+def skipped(plan: Plan, model: Model, recipe: Recipe) -> Job[Outcome]:
+    """Job: what a mask that is there already says.
+
+    One that can't be read, or was made otherwise than asked for now, is told.
+    """
     yield Progress(0, 0, f"{plan.labels.name} is there")
     try:
         labels = read_volume(plan.labels)
@@ -281,8 +289,32 @@ def skipped(plan: Plan) -> Job[Outcome]:
         return Outcome(plan, "skipped", warnings=(f"the mask is not sound: {told(error)}",))
     about = labels.metadata.get("provenance") or {}
     warnings = tuple(str(one) for one in about.get("warnings") or ())
+    other = _otherwise(about, model, recipe)
+    if other:
+        warnings = (f"the mask there {other}; --overwrite (Replace masks) makes it anew", *warnings)
     seconds, device = float(about.get("seconds") or 0), str(about.get("device") or "")
     return Outcome(plan, "skipped", seconds, device, warnings, volumes=volumes)
+
+
+_SAME = ("channel", "time", "overlap", "clean_up", "measure")
+"""What two recipes must share to make the same mask and table."""
+
+
+def _otherwise(about: Mapping[str, Any], model: Model, recipe: Recipe) -> str:
+    """How a mask was made that is not as a recipe would; "" if it is."""
+    try:
+        made = recipe_of(about)
+    except InputError:
+        return "does not say that a model made it alone"
+    if made.model.sha256 != model.card.sha256:
+        name = (about.get("model") or {}).get("name") or "unknown"
+        which = "other weights of " if name == model.card.name else "another model, "
+        return f"was made with {which}{name}"
+    other = [key for key in _SAME if getattr(made, key) != getattr(recipe, key)]
+    if recipe.measure is None and "measure" in other:
+        other.remove("measure")  # there is a table beside it that nobody asked for
+    words = ", ".join(one.replace("_", "-") for one in other)
+    return f"was made by another recipe ({words})" if other else ""
 
 
 def told(error: BaseException) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -164,6 +165,7 @@ def check_maps(
     """
     _check_tables(out, [image, *(attention or [])], overwrite)
     _check_plot(plot, [image], overwrite)
+    from ..attention.asked import asked_of
     from ..attention.curves_svg import write_curves
     from ..attention.faithfulness import FaithfulnessOptions, faithfulness, faithfulness_table
     from ..volumes import read_volume
@@ -186,6 +188,8 @@ def check_maps(
         raise InputError(f"{model} has no maps of its own; give one with --map")
     results = run_job(faithfulness(replay, box, maps, options), image.name)
     table = faithfulness_table(results)
+    question = {"test": "faithfulness", **asdict(options), "box": [list(box.start), list(box.stop)]}
+    table = replace(table, made=asked_of(replay, question))
     for found in results:
         say(found.verdict)
     if plot is not None:
@@ -210,12 +214,15 @@ def share(
     _check_plot(plot, [attention, mask], overwrite)
     from ..analysis.masks import class_names
     from ..attention.localise import attention_shares
+    from ..provenance import made_with, origin
     from ..volumes import read_volume
     from .masks import read_mask
 
     labels = read_mask(mask)
     values = read_volume(attention).channel(0)
     table = attention_shares(values, labels, class_names(labels), near=near)
+    made = made_with(map=origin(values), mask=origin(labels), settings={"near": near})
+    table = replace(table, made=made)
     for note in table.notes:
         say(note)
     if plot is not None:

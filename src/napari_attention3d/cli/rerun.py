@@ -66,15 +66,22 @@ def recipe(
     overwrite: Annotated[bool, typer.Option(help="Replace a file that is there.")] = False,
 ) -> None:
     """Write the recipe of a mask: the same for other scans (segment --recipe)."""
+    from ..provenance import was_edited
     from ..recipe import recipe_of, write_recipe
     from ..volumes import read_volume
 
     if out is not None:
         check_new_file(out, [file], overwrite=overwrite)
-    provenance = read_volume(file).metadata.get("provenance")
+    mask = read_volume(file)
+    provenance = mask.metadata.get("provenance")
     if not isinstance(provenance, dict):
         raise InputError(f"{file.name} does not say how it was made")
     found = recipe_of(provenance)
+    if mask.metadata.get("kind") == "labels" and was_edited(mask):
+        say(
+            f"warning: {file.name} was changed by hand since a model made it; no recipe holds "
+            "that, this one makes the mask as it was before"
+        )
     if out is not None:
         say(str(write_recipe(out, found)))
         return

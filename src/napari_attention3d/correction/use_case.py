@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from .. import __version__
 from ..errors import InputError
 from ..models.store import Model
 from ..progress import Job
 from ..volumes.volume import Volume
+from .about import how_corrected
 from .encoding import background_value
 from .refine import RefineOptions
 from .rounds import RoundRecord
@@ -155,7 +155,10 @@ def refine_scan_job(
     for made in session.rounds:
         warnings += made.record.warnings
     labels = Volume(
-        session.labels, scan.geometry, f"{scan.name} labels", metadata=_about(session, model)
+        session.labels,
+        scan.geometry,
+        f"{scan.name} labels",
+        metadata=_about(session, {"network": network, "threads": threads, **asdict(options)}),
     )
     return Refinement(labels, trained, [r.record for r in session.rounds], warnings)
 
@@ -227,20 +230,12 @@ def _check_place(corrections: Volume, scan: Volume) -> None:
         )
 
 
-def _about(session: CorrectionSession, model: Model | None) -> dict[str, Any]:
+def _about(session: CorrectionSession, settings: dict[str, Any]) -> dict[str, Any]:
     card = session.current_model().card
     about: dict[str, Any] = {
         "kind": "labels",
         "classes": [c.model_dump() for c in card.classes],
-        "provenance": {
-            "software": {"napari-attention3d": __version__},
-            "model": None if model is None else {"name": card.name, "sha256": model.card.sha256},
-            "corrections": {
-                "strokes": len(session.strokes),
-                "voxels": int((session.corrections != 0).sum()),
-                "rounds": [r.record.kind for r in session.rounds],
-            },
-        },
+        "provenance": how_corrected(session, **settings),
     }
     if "nifti" in session.scan.metadata:
         about["nifti"] = session.scan.metadata["nifti"]

@@ -232,8 +232,11 @@ def describe_run(
 ) -> dict[str, Any]:
     """Return the run's part of the provenance; JSON-compatible, floats unrounded."""
     grid = setup.place.grid
+    # of a file with several, where one was opened as a layer
+    channel = {"channel": volume.metadata["channel"]} if "channel" in volume.metadata else {}
     return {
         "source": {
+            **channel,
             "name": volume.name,
             "path": str(volume.source) if volume.source else None,
             "shape": [int(n) for n in volume.array.shape],

@@ -145,9 +145,21 @@ class BatchPanel(QWidget):
             return
         try:
             self.recipe = batch_tasks.recipe_of_layer(layer)
+            source = layer_to_volume(layer)
         except Attention3DError as error:
             self._refuse(error)
+            self._update()
+            return
+        look = self.runner.call(partial(batch_tasks.edited_since, source), "look at the mask")
+        look.returned.connect(partial(self._on_looked, str(layer.name)))
         self._update()
+
+    def _on_looked(self, name: str, edited: bool) -> None:
+        if edited and self.recipe is not None:
+            self.status.idle(
+                f"⚠ {name} was painted on since the model made it; no recipe holds that, this one "
+                "makes the mask as it was before"
+            )
 
     def forget(self) -> None:
         """Do as the Segment tab says."""
@@ -345,7 +357,9 @@ def _is_result(layer: Layer) -> bool:
     """Whether a model of ours made it."""
     entry = layer.metadata.get(KEY)
     provenance = entry.get("provenance") if isinstance(entry, dict) else None
-    return isinstance(provenance, dict) and "model" in provenance and "options" in provenance
+    if not isinstance(provenance, dict) or "model" not in provenance:
+        return False
+    return "options" in provenance or "corrections" in provenance  # these are refused in words
 
 
 def _enable(button: QPushButton, reason: str, tip: str) -> None:

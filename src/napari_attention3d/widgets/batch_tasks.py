@@ -24,7 +24,15 @@ if TYPE_CHECKING:
     from ..batch import Machine, Outcome
     from ..recipe import Recipe
 
-__all__ = ["Again", "batch_job", "count_scans", "recipe_of_layer", "rerun_job", "scan_of_layer"]
+__all__ = [
+    "Again",
+    "batch_job",
+    "count_scans",
+    "edited_since",
+    "recipe_of_layer",
+    "rerun_job",
+    "scan_of_layer",
+]
 
 
 @dataclass(frozen=True)
@@ -84,12 +92,16 @@ def recipe_of_layer(layer: Layer) -> Recipe:
     InputError
         If it does not say which model made it.
     """
-    from ..recipe import Measures, recipe_of
+    from ..recipe import recipe_of
 
-    measured = _entry(layer).get("measured")
-    return recipe_of(
-        _entry(layer).get("provenance") or {}, measure=Measures(**measured) if measured else None
-    )
+    return recipe_of(_entry(layer).get("provenance") or {})
+
+
+def edited_since(mask: LayerSource) -> bool:
+    """Whether a mask was painted on since a model made it; reads all of it."""
+    from ..provenance import was_edited
+
+    return was_edited(mask.volume)
 
 
 def scan_of_layer(layer: Layer, others: Sequence[Layer]) -> LayerSource | Path:
@@ -133,6 +145,8 @@ def rerun_job(
 
     yield Progress(0, 0, "Loading the model …")
     model = recipe.load_model()
+    if not isinstance(scan, Path) and scan.volume.metadata.get("channel") == recipe.channel:
+        recipe = recipe.model_copy(update={"channel": None})  # the layer shows no other one
     if isinstance(scan, Path):
         volume = read_volume(scan, time=recipe.time)
         array, keywords, _ = volume_to_layer_data(volume, kind="image")[0]

@@ -171,6 +171,13 @@ class CorrectionLayers(QObject):
     def _metadata(self, role: str) -> dict[str, Any]:
         return {KEY: {**self._source.record()[KEY], "role": role, "corrected": True}}
 
+    def tell(self, provenance: dict[str, Any]) -> None:
+        """Let both layers say how what they hold was made."""
+        for layer in (self.mask, self.strokes):
+            if layer is not None and layer in self._viewer.layers:
+                entry = {**layer.metadata.get(KEY, {}), "provenance": provenance}
+                layer.metadata = {**layer.metadata, KEY: entry}
+
     def activate(self) -> None:
         """Make the strokes the active layer, with the brush."""
         if self.strokes is not None and self.strokes in self._viewer.layers:

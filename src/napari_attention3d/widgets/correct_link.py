@@ -76,7 +76,15 @@ class SessionLink:
         notes = self.layers.ensure(labels, lambda: self.session.corrections)
         for written in made:
             self.session.note_written(written)
+        if made:
+            self.tell()
         return notes
+
+    def tell(self) -> None:
+        """Let the layers say how they were made, for files and recipes."""
+        from ..correction.about import how_corrected
+
+        self.layers.tell(how_corrected(self.session))
 
     # ---- from the layers
 
@@ -218,6 +226,7 @@ class SessionLink:
         labels = self.session.labels
         if self.layers.write("mask", labels):
             self.session.note_written(labels)
+        self.tell()
 
     def apply(self, learned: Learned, made: Round | None = None) -> Round | None:
         """Make a result the current round and show it; None if a network's is not better.
@@ -243,6 +252,7 @@ class SessionLink:
             self.layers.write_voxels("mask", voxels, values)
         else:
             self.restore_without_edits()
+        self.tell()
         return taken
 
     def approve(self, found: Approved) -> None:
@@ -276,6 +286,7 @@ class SessionLink:
     def restore_without_edits(self) -> None:
         """Show the mask after the session has taken it for written."""
         self.layers.write("mask", self.session.labels)
+        self.tell()
 
     def _keep_edits(self, where: tuple[slice, ...] = (slice(None),) * 3) -> None:
         """Take edits over before the mask is written; odd labels are left out, and overwritten."""

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..geometry import Geometry
+from ..provenance import made_with, origin
 from ..volumes.volume import Volume
 from .layers import KEY, LayerSource, geometry_to_dict
 from .probe import voxel_to_shown
@@ -72,6 +73,8 @@ class AnswerLayers:
         self.pinned = 0
         self.about: dict[str, Any] = {}
         self._layers: dict[str, Layer] = {}
+        self._made: dict[str, Any] = made_with(source=origin(source.volume))
+        """What the newest map says of itself, for the layers that go with it."""
 
     @property
     def layers(self) -> list[Layer]:
@@ -89,6 +92,8 @@ class AnswerLayers:
         array = np.ascontiguousarray(array, dtype=np.float32)
         limits = (0.0, float(upper if upper is not None else array.max()) or 1.0)
         metadata = self._metadata("asked", volume)
+        for other in self.layers:  # they go with this answer now
+            other.metadata = {KEY: {**other.metadata[KEY], "provenance": self._made}}
         layer = self.layer("map")
         if layer is not None and layer.data.shape == array.shape:
             layer.data = array
@@ -244,6 +249,8 @@ class AnswerLayers:
         if volume is not None:
             entry["geometry"] = geometry_to_dict(volume.geometry)
             entry |= dict(volume.metadata)
+            self._made = dict(volume.metadata.get("provenance") or {})
+        entry["provenance"] = self._made
         return {KEY: entry}
 
     def _add(self, part: str, layer: Layer) -> None:

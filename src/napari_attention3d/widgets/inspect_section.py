@@ -18,6 +18,7 @@ from qtpy.QtWidgets import (
 
 from ..errors import Attention3DError
 from ..geometry import Geometry
+from ..provenance import made_with, origin
 from .inspect_numbers import in_view
 from .inspect_runs import Runs
 from .inspect_tasks import made_by
@@ -133,6 +134,9 @@ def show_map(
 
     array, place = record.source.place(volume)
     about = {k: v for k, v in volume.metadata.items() if k in ("map", "attention")}
+    told = volume.metadata.get("provenance")
+    scan = record.source.volume
+    about["provenance"] = told or made_with(source=origin(scan), shows=volume.name)
     geometry = geometry_to_dict(volume.geometry)
     entry = {"role": role, "geometry": geometry, **made_by(record), **about}
     keywords = {"name": name, "metadata": {KEY: entry}, **place, **look}

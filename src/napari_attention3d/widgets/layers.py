@@ -206,6 +206,8 @@ def volume_to_layer_data(
             "axis_labels": ("z", "y", "x"),
             "metadata": {KEY: dict(entry)},
         }
+        if volume.n_channels > 1:  # the file has more than the layer shows
+            keywords["metadata"][KEY]["channel"] = index
         if coarser:
             keywords["multiscale"] = True
         if kind == "labels":
@@ -367,7 +369,7 @@ def meta_to_source(
         true,
         name,
         source=Path(entry["source"]) if "source" in entry else None,
-        metadata={k: entry[k] for k in ("provenance", "notes", "nifti") if k in entry},
+        metadata={k: entry[k] for k in ("provenance", "notes", "nifti", "channel") if k in entry},
     )
     return LayerSource(volume, turn, shown, transform)
 

@@ -193,7 +193,8 @@ class MeasurePanel(QWidget):
             self.refuse(error)
             return
         self._measured, self._source = weakref.ref(layer), source
-        self._inside = {"image": bool(images), "attention": bool(attention)}
+        scan = any(not role_of(one) for one in self.form.images.ticked)
+        self._inside = {"image": scan, "attention": bool(attention)}
         job = partial(measure_tasks.measure_job, source, images, attention, **self._settings)
         self.submit(job, "measure", self._on_measured)
 

@@ -83,10 +83,13 @@ def read_series(path: Path) -> tuple[list[Slice], Geometry, str]:
 
 def is_series_folder(path: Path) -> bool:
     """Whether a folder holds a DICOM file among its first few."""
-    if not os.path.isdir(path) or path.suffix.lower() == ".zarr":
+    try:
+        if not os.path.isdir(path) or path.suffix.lower() == ".zarr":
+            return False
+        files = (one for one in sorted(path.iterdir()) if one.is_file())
+        return any(_is_dicom(file) for _, file in zip(range(_LOOKS), files, strict=False))
+    except OSError:  # a folder that can't be looked into is not known to be one
         return False
-    files = (one for one in sorted(path.iterdir()) if one.is_file())
-    return any(_is_dicom(file) for _, file in zip(range(_LOOKS), files, strict=False))
 
 
 def _is_dicom(path: Path) -> bool:
@@ -110,7 +113,9 @@ def _pydicom() -> Any:
 
 def series_of(path: Path) -> str:
     """Unique identifier of the series that a file belongs to."""
-    return str(_pydicom().dcmread(path, stop_before_pixels=True).SeriesInstanceUID)
+    tags = ["SeriesInstanceUID"]
+    header = _pydicom().dcmread(path, stop_before_pixels=True, specific_tags=tags)
+    return str(header.SeriesInstanceUID)
 
 
 def _files_of_series(path: Path) -> tuple[list[Path], str]:
