@@ -22,6 +22,8 @@ CPU, EXACT = torch.device("cpu"), Precision("float32", "")
 
 
 class _Place:
+    is_resampled = False
+
     def __init__(self, shape):
         self.grid = Geometry(shape, np.eye(4))
 
