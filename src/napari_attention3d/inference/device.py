@@ -11,6 +11,7 @@ import torch
 
 from ..errors import InputError
 from .cpu_speed import bfloat16_gain, has_bfloat16
+from .openvino_tiles import is_installed
 
 __all__ = ["DeviceChoice", "Precision", "choose_device", "choose_precision"]
 
@@ -48,11 +49,14 @@ class Precision:
         Why, in words.
     on_trial
         Whether a test tile has to show first that labels stay as in float32.
+    openvino
+        Whether OpenVINO computes the tiles of networks with global attention, on the CPU.
     """
 
     name: str
     reason: str
     on_trial: bool = False
+    openvino: bool = False
 
     @contextmanager
     def context(self, device: torch.device) -> Iterator[None]:
@@ -146,8 +150,9 @@ def choose_precision(request: str, device: torch.device) -> Precision:
     Parameters
     ----------
     request
-        "exact": float32. "fast": half precision wherever the hardware computes it faster.
-        "auto": the same, but on trial: float32 if a test tile's labels change.
+        "exact": float32. "fast": half precision wherever the hardware computes it faster; on
+        a CPU that does not, tiles by OpenVINO if that is installed. "auto": half precision on
+        trial: float32 if a test tile's labels change.
     device
         Where the network runs.
 
@@ -166,10 +171,13 @@ def choose_precision(request: str, device: torch.device) -> Precision:
             return Precision("bfloat16", "the GPU computes it faster", trial)
         return Precision("float16", "the GPU computes it faster", trial)
     if device.type == "cpu":
-        if not has_bfloat16():
-            return Precision("float32", "the CPU has no bfloat16 instructions")
-        gain = bfloat16_gain()
-        if gain < WORTH_IT:
-            return Precision("float32", "bfloat16 is not faster on this CPU")
-        return Precision("bfloat16", f"{gain:.1f} times as fast on this CPU", trial)
+        gain = bfloat16_gain() if has_bfloat16() else 0.0
+        if gain >= WORTH_IT:
+            return Precision("bfloat16", f"{gain:.1f} times as fast on this CPU", trial)
+        why = "bfloat16 is not faster on this CPU"
+        if not gain:
+            why = "the CPU has no bfloat16 instructions"
+        if not trial and is_installed():
+            return Precision("float32", f"{why}; OpenVINO computes tiles", openvino=True)
+        return Precision("float32", why)
     return Precision("float32", f"the default on {device.type}")

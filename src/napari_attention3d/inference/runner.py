@@ -18,6 +18,7 @@ from .device import Precision
 from .estimate import field_of
 from .folding import fold
 from .memory import bytes_per_voxel, fits_whole, halve_tile, is_out_of_memory, release
+from .openvino_tiles import OpenVinoTiles
 from .source import Source
 from .tiling import Box, TilePlan
 
@@ -69,6 +70,8 @@ class Runner:
         self.calibrates = any(isinstance(m, ScanNorm3d) for m in self.network.modules())
         self.warnings: list[str] = []
         self._copies: dict[torch.device, SegmentationNetwork] = {}
+        self._openvino: OpenVinoTiles | None = None
+        self._measuring = False
         self._copying = threading.Lock()
 
     @property
@@ -132,10 +135,12 @@ class Runner:
         twin = self._quickest(self.network, device)
         within = attending_within(twin, field_of(self.network, tile)) if tile else nullcontext()
         self._copies[device] = twin
+        self._measuring = True
         try:
             with calibrating(twin), within:
                 output = self.compute(device, batch)
         finally:
+            self._measuring = False
             del self._copies[device]
         if twin is not self.network:
             load_calibration(self.network, read_calibration(twin))
@@ -169,6 +174,22 @@ class Runner:
                 self._copies[device] = self._quickest(twin, device)
             return self._copies[device]
 
+    def _computing(self, device: torch.device) -> SegmentationNetwork | OpenVinoTiles:
+        """Return what computes tiles on a device: OpenVINO where it was chosen."""
+        network = self.on(device)
+        first = device == self.devices[0]  # whose network the run's own is
+        chosen = self.precision.openvino and device.type == "cpu" and first
+        if not chosen or self._measuring or network.locality == "local":
+            return network
+        with self._copying:
+            if self._openvino is None:
+                names = tuple(self.specs)
+                self._openvino = OpenVinoTiles(self.network, network, names, self._warn)
+            return self._openvino
+
+    def _warn(self, text: str) -> None:
+        self.warnings.append(text)
+
     def forward(self, device: torch.device, boxes: Sequence[Box]) -> NetworkOutput:
         """Run the network over boxes of equal shape."""
         batch = torch.stack([self.source.read(box) for box in boxes])
@@ -177,13 +198,15 @@ class Runner:
     def compute(self, device: torch.device, batch: Tensor) -> NetworkOutput:
         """Run the network over a batch."""
         with torch.inference_mode(), self.precision.context(device):
-            output: NetworkOutput = self.on(device)(batch.to(device), return_maps=bool(self.specs))
+            network = self._computing(device)
+            output: NetworkOutput = network(batch.to(device), return_maps=bool(self.specs))
         return output
 
     def close(self, *, collect: bool) -> None:
         """Let go of everything this run took."""
         self.source.close()
         self._copies.clear()
+        self._openvino = None
         del self.network
         for device in self.devices:
             release(device, collect=collect)

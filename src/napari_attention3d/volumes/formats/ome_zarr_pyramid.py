@@ -117,7 +117,9 @@ def _most_frequent(parts: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
         votes = np.zeros(parts[0].shape, np.uint8)
         for part in parts:
             votes += part != 0
-        return (2 * votes >= len(parts)).astype(parts[0].dtype) * highest
+        chosen: npt.NDArray[Any] = (2 * votes >= len(parts)).astype(parts[0].dtype)
+        chosen *= highest
+        return chosen
     result: npt.NDArray[Any] = parts[0].copy()
     mixed = np.zeros(result.shape, bool)
     for part in parts[1:]:
