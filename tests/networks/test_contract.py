@@ -129,8 +129,7 @@ def test_neighbours_in_the_batch_do_not_matter_in_eval(case):
     network = small(case).eval()
     x = torch.randn(2, 1, 12, 16, 12)
     other = torch.stack((x[0], 5 * torch.randn(1, 12, 16, 12)))
-    # Alone other kernels are taken, and fifty layers add up more of their rounding.
-    alone = 1e-4 if "depth 50" in case else 1e-5
+    alone = 1e-4  # other kernels are taken, whose rounding depends on the processor
     with torch.no_grad():
         found = network(x).logits[:1]
         assert torch.allclose(found, network(other).logits[:1], atol=1e-5)

@@ -13,7 +13,7 @@ from napari_attention3d.attention import paint
 from napari_attention3d.geometry import Geometry
 from napari_attention3d.volumes import read_volume
 from napari_attention3d.volumes.volume import Volume
-from napari_attention3d.widgets import correct_tasks
+from napari_attention3d.widgets import correct_panel, correct_tasks
 from napari_attention3d.widgets.layers import KEY, layer_to_volume, volume_to_layer_data
 from napari_attention3d.widgets.paint_layers import (
     attention_strokes,
@@ -217,7 +217,7 @@ def test_training_in_the_correct_tab_follows_visible_strokes(qtbot, ran, viewer,
     layer = paint_both(ran)
     given = []
 
-    def train_job(session, seconds, focus, lock, attention=None):
+    def train_job(session, seconds, focus, axis, lock, attention=None):
         given.append(attention)
         yield from ()
 
@@ -233,7 +233,7 @@ def test_training_in_the_correct_tab_follows_visible_strokes(qtbot, ran, viewer,
     Link.session = Session()
     panel = dock.correct
     monkeypatch.setattr(panel, "collected", lambda: Link)
-    monkeypatch.setattr(panel, "_focus", lambda: 0)
+    monkeypatch.setattr(correct_panel, "looked_at", lambda viewer, link: ((0, 0, 0), 0))
     for visible in (True, False):
         layer.visible = visible
         jobs = []
