@@ -35,7 +35,7 @@ def test_base_requirements_bring_no_qt(project):
 def test_licences_of_all_direct_dependencies_are_listed():
     script = ROOT / "scripts" / "licences.py"
     done = subprocess.run(
-        [sys.executable, script, "--check"], capture_output=True, text=True, timeout=120
+        [sys.executable, script, "--check"], capture_output=True, encoding="utf-8", timeout=120
     )
     assert done.returncode == 0, done.stderr
 
@@ -126,7 +126,7 @@ def test_system_libraries_are_named_where_they_cannot_be_installed(tmp_path):
         ["/bin/bash", ROOT / "scripts/system-libs.sh"],
         env={"PATH": str(tmp_path)},
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -163,7 +163,7 @@ def test_an_installed_wheel_is_whole():
     done = subprocess.run(
         [ROOT / "scripts/check-wheel.sh", sys.executable],
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr

@@ -183,7 +183,7 @@ def test_ctrl_c_cancels_and_leaves_nothing(tmp_path, tiny_model, scan_maker):
         [sys.executable, "-c", code, *words],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        text=True,
+        encoding="utf-8",
     ) as process:
         assert "scan.nii.gz" in process.stderr.readline()  # it is at work
         process.send_signal(signal.SIGINT)

@@ -215,7 +215,7 @@ def test_torchrun_trains_one_model_with_two_processes(run, recipe, tmp_path):
         ],
         env=os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         timeout=280,
         check=False,
     )  # fmt: skip

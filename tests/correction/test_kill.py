@@ -26,7 +26,7 @@ def run_and_kill(folder: Path, strokes: int, delay: float) -> int:
     Returns the number of strokes that it said were finished.
     """
     process = subprocess.Popen(
-        [sys.executable, str(WORKER), str(folder)], stdout=subprocess.PIPE, text=True
+        [sys.executable, str(WORKER), str(folder)], stdout=subprocess.PIPE, encoding="utf-8"
     )
     finished = 0
     bound = threading.Timer(240, process.kill)  # should it hang

@@ -31,7 +31,7 @@ def run(how: str, **environment: str) -> tuple[bool, int, int]:
     found = subprocess.run(
         [sys.executable, "-c", CODE, how],
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         check=True,
         timeout=60,
         env={k: v for k, v in os.environ.items() if "MALLOC" not in k} | environment,
@@ -81,7 +81,7 @@ def test_packed_buffers_leave_no_holes() -> None:
             subprocess.run(
                 [sys.executable, "-c", HOLES, how],
                 capture_output=True,
-                text=True,
+                encoding="utf-8",
                 check=True,
                 timeout=60,
                 env={k: v for k, v in os.environ.items() if "MALLOC" not in k},

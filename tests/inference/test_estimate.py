@@ -54,7 +54,7 @@ def test_memory_within_a_quarter(name, config, tile):
     job = subprocess.run(
         [sys.executable, "-c", MEASURE, json.dumps([name, config, tile])],
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         timeout=240,
         check=True,
     )

@@ -89,7 +89,7 @@ def test_what_torch_really_says_is_recognised_whatever_fails() -> None:
     done = subprocess.run(
         [sys.executable, "-c", LIMITED],
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         timeout=400,
         check=True,
         env=os.environ | {"OMP_NUM_THREADS": "1"},

@@ -92,7 +92,7 @@ def test_memory_is_told_within_a_fifth(name: str) -> None:
     done = subprocess.run(
         [sys.executable, "-c", MEASURE, json.dumps(CASES[name])],
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         timeout=400,
         check=True,
         env=environment | {"OMP_NUM_THREADS": "1"},
@@ -124,7 +124,7 @@ def test_no_run_takes_more_than_it_may(name: str) -> None:
     done = subprocess.run(
         [sys.executable, "-c", MEASURE, json.dumps(LIMITS[name])],
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         timeout=400,
         check=True,
         env=environment | {"OMP_NUM_THREADS": "1"},
@@ -160,7 +160,7 @@ def test_memory_comes_back_after_each_run(options: dict[str, Any]) -> None:
     done = subprocess.run(
         [sys.executable, "-c", AGAIN, json.dumps(about)],
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         timeout=400,
         check=True,
         env=environment | {"OMP_NUM_THREADS": "1"},

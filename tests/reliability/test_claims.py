@@ -148,7 +148,7 @@ def outcomes(tmp_path_factory):
     run = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", READ.format(limit=LIMIT), *names],
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         timeout=300,
         check=False,
     )

@@ -49,7 +49,7 @@ def _both(config, output):
             [sys.executable, str(WORKER), str(config), str(output)],
             env=base | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
             stderr=subprocess.PIPE,
-            text=True,
+            encoding="utf-8",
         )
         for rank in range(2)
     ]

@@ -76,7 +76,7 @@ def test_killed_by_the_system_the_panel_offers_to_resume(qtbot, viewer, tmp_path
     folder = sessions_folder() / "noise-1"
     folder.parent.mkdir()
     process = subprocess.Popen(
-        [sys.executable, str(place), str(folder)], stdout=subprocess.PIPE, text=True
+        [sys.executable, str(place), str(folder)], stdout=subprocess.PIPE, encoding="utf-8"
     )
     finished = 0
     for words in process.stdout:

@@ -189,7 +189,7 @@ def test_making_the_dock_loads_no_torch():
         "print(sorted(m for m in ('torch', 'monai', 'scipy') if m in sys.modules))\n"
     )
     out = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
+        [sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True, timeout=120
     )
     assert "torch" not in out.stdout
     assert "monai" not in out.stdout

@@ -280,19 +280,16 @@ class GuidedAttentionNet(SegmentationNetwork):
         return self.encoder.feature_strides[-1]
 
     def padded_size(self, size: Sequence[int]) -> Size3:
-        """Two voxels along each axis at the deepest level, and two in all in the code.
+        """Two voxels along each axis at the deepest level: a norm over one would wipe it out.
 
-        A norm over one would wipe it out.
+        In a dilated encoder the autoencoder's code is deeper than the encoder.
         """
-        sizes = [
-            max(int(n), s + 1 if s > 1 else 1) for n, s in zip(size, self.total_stride, strict=True)
-        ]
-        code = [CODE_STRIDE * s for s in self.grid_stride]
-        if all(n <= c for n, c in zip(sizes, code, strict=True)):
-            sizes = [
-                c + 1 if s > 1 else n for n, c, s in zip(sizes, code, self.grid_stride, strict=True)
-            ]
-        z, y, x = sizes
+        deepest = self.total_stride
+        if self.config["dilated"]:
+            pairs = zip(deepest, self.grid_stride, strict=True)
+            z, y, x = (max(total, CODE_STRIDE * grid) for total, grid in pairs)
+            deepest = z, y, x
+        z, y, x = (max(int(n), s + 1 if s > 1 else 1) for n, s in zip(size, deepest, strict=True))
         return z, y, x
 
     @property
