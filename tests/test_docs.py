@@ -58,5 +58,6 @@ def test_pages_of_python_name_what_exists():
 
 
 def test_pictures_are_small():
-    for picture in (DOCS / "images").glob("tab-*.png"):
-        assert picture.stat().st_size < 150_000, picture.name
+    for picture in (DOCS / "images").glob("*.png"):
+        # Whole colours: few of them would show as bands in the maps.
+        assert picture.stat().st_size < 400_000, picture.name
