@@ -16,6 +16,7 @@ __all__ = [
     "OutOfMemory",
     "OutputError",
     "VolumeFormatError",
+    "first_line",
 ]
 
 
@@ -60,3 +61,8 @@ class OutOfMemory(Attention3DError):
 
 class JobCancelled(Attention3DError):
     """The person cancelled the job (exit code 130)."""
+
+
+def first_line(error: BaseException, longest: int = 160) -> str:
+    """First line of what another library says, cut to `longest` characters; never empty."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:longest]

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from jobs import finish
 
 from napari_attention3d.geometry import Geometry, Reorientation
 from napari_attention3d.inference.plans import ExactPlan
-from napari_attention3d.inference.predict import GridPrediction, predict_grid
+from napari_attention3d.inference.predict import predict_grid
 from napari_attention3d.inference.runner import Runner
 from napari_attention3d.inference.source import LazySource
 from napari_attention3d.inference.tiles import TileRun
@@ -23,14 +24,6 @@ CPU = torch.device("cpu")
 TWO = (CPU, torch.device("cpu", 0))
 """Two devices for the engine: the second one has a copy of the network."""
 SHAPE = (13, 30, 70)
-
-
-def finish(job: Any) -> GridPrediction:
-    try:
-        while True:
-            next(job)
-    except StopIteration as stop:
-        return stop.value
 
 
 class Slow:

@@ -14,13 +14,14 @@ import torch
 import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jobs import finish
 from scipy import ndimage
 from torch import Tensor, nn
 
 from napari_attention3d.geometry import Geometry
 from napari_attention3d.inference import plans, preprocess
 from napari_attention3d.inference.plans import ExactPlan
-from napari_attention3d.inference.predict import GridPrediction, predict_grid
+from napari_attention3d.inference.predict import predict_grid
 from napari_attention3d.inference.tiling import Box, plan_tiles
 from napari_attention3d.models.card import ModelCard
 from napari_attention3d.models.store import Model
@@ -61,14 +62,6 @@ class Known(SegmentationNetwork):
 
     def forward(self, x: Tensor, return_maps: bool = False) -> NetworkOutput:
         return NetworkOutput(self.conv(x), {}, ())
-
-
-def finish(job: Any) -> GridPrediction:
-    try:
-        while True:
-            next(job)
-    except StopIteration as stop:
-        return stop.value
 
 
 def truth(x: Tensor) -> np.ndarray:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from jobs import finish
 
 from napari_attention3d.geometry import Geometry, Reorientation
 from napari_attention3d.inference.device import Precision
@@ -27,14 +28,6 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "additive-attention-unet": {"channels": (4, 8, 8), "strides": (2, 2), "num_classes": 3},
     "oktay-attention-unet": {"channels": (4, 8, 8), "num_classes": 3},
 }
-
-
-def finish(job: Any) -> GridPrediction:
-    try:
-        while True:
-            next(job)
-    except StopIteration as stop:
-        return stop.value
 
 
 def scan(shape: tuple[int, int, int] = SHAPE) -> torch.Tensor:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from jobs import finish
 
 from napari_attention3d.errors import OutOfMemory
 from napari_attention3d.inference import ladder, plans, runner
@@ -14,20 +15,12 @@ from napari_attention3d.inference.device import Precision
 from napari_attention3d.inference.ladder import attempt_bytes, fitted_attempt, smaller
 from napari_attention3d.inference.memory import bytes_per_voxel
 from napari_attention3d.inference.plans import KEPT_TO, Attempt, ExactPlan, choose_attempt
-from napari_attention3d.inference.predict import GridPrediction, predict_adaptively
+from napari_attention3d.inference.predict import predict_adaptively
 from napari_attention3d.networks import build_network
 from napari_attention3d.networks.base import SegmentationNetwork
 
 CPU = torch.device("cpu")
 EXACT = Precision("float32", "")
-
-
-def finish(job: Any) -> GridPrediction:
-    try:
-        while True:
-            next(job)
-    except StopIteration as stop:
-        return stop.value
 
 
 def noise(shape: tuple[int, int, int]) -> torch.Tensor:

@@ -9,26 +9,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from jobs import finish
 
 from napari_attention3d.errors import OutOfMemory
 from napari_attention3d.inference import plans
 from napari_attention3d.inference.exact import ExactRun
 from napari_attention3d.inference.plans import ExactPlan
-from napari_attention3d.inference.predict import GridPrediction, predict_adaptively
+from napari_attention3d.inference.predict import predict_adaptively
 from napari_attention3d.inference.runner import Runner
 from napari_attention3d.inference.tiling import TilePlan
 from napari_attention3d.networks import AttentionUNet, build_network
 
 CPU = torch.device("cpu")
 Build = Callable[..., Any]
-
-
-def finish(job: Any) -> GridPrediction:
-    try:
-        while True:
-            next(job)
-    except StopIteration as stop:
-        return stop.value
 
 
 def noise(shape: tuple[int, int, int]) -> torch.Tensor:

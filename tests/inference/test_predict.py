@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from jobs import finish
 
 from napari_attention3d.errors import InputError
 from napari_attention3d.inference import runner
 from napari_attention3d.inference.device import Precision
 from napari_attention3d.inference.predict import (
-    GridPrediction,
     plan_multiple,
     predict_grid,
     private_copy,
@@ -23,14 +23,6 @@ from napari_attention3d.networks import AttentionUNet, read_calibration
 
 CPU = torch.device("cpu")
 Build = Callable[..., Any]
-
-
-def finish(job: Any) -> GridPrediction:
-    try:
-        while True:
-            next(job)
-    except StopIteration as stop:
-        return stop.value
 
 
 def noise(shape: tuple[int, int, int]) -> torch.Tensor:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from jobs import finish
 
 from napari_attention3d.geometry import Geometry
 from napari_attention3d.inference import memory, predict
@@ -38,14 +39,6 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "guided-attention": {"widths": (4, 4, 8, 8), "features": 8, "head_width": 4},
 }
 ENGINES = {"attention-unet": "exact", "guided-attention": "tiles"}
-
-
-def finish(job: Any) -> Any:
-    try:
-        while True:
-            next(job)
-    except StopIteration as stop:
-        return stop.value
 
 
 @pytest.fixture(autouse=True)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from jobs import finish
 
 from napari_attention3d.inference import trial as module
 from napari_attention3d.inference.device import Precision
@@ -18,14 +19,6 @@ from napari_attention3d.networks import build_network
 CPU = torch.device("cpu")
 TRIAL = Precision("bfloat16", "it is faster", on_trial=True)
 Build = Callable[..., Any]
-
-
-def finish(job: Any) -> GridPrediction:
-    try:
-        while True:
-            next(job)
-    except StopIteration as stop:
-        return stop.value
 
 
 def run(network: Any, x: torch.Tensor, precision: Precision) -> GridPrediction:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from ..volumes.atomic import atomic_path
 from .faithfulness import LEAST, MOST, RANDOM, Direction, Faithfulness
+from .svg import framed, write_svg
 
 __all__ = ["curves_svg", "write_curves"]
 
@@ -25,17 +25,12 @@ def curves_svg(results: Sequence[Faithfulness]) -> str:
         Of `faithfulness`.
     """
     column, row = _WIDTH + 70, _HEIGHT + 80
-    size = f"{2 * column + 20} {row * len(results) + 20}"
     body = []
     for number, found in enumerate(results):
         for place, way in enumerate(_WORDS):
             x, y = 10 + place * column + _LEFT, number * row + _TOP
             body.append(f'<g transform="translate({x},{y})">{_plot(found, way)}</g>')
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {size}" font-size="12" '
-        'font-family="sans-serif"><rect width="100%" height="100%" fill="white"/>'
-        f"{''.join(body)}</svg>\n"
-    )
+    return framed(2 * column + 20, row * len(results) + 20, "".join(body))
 
 
 def write_curves(path: str | Path, results: Sequence[Faithfulness]) -> Path:
@@ -46,10 +41,7 @@ def write_curves(path: str | Path, results: Sequence[Faithfulness]) -> Path:
     OutputError
         If it can't be written.
     """
-    path = Path(path)
-    with atomic_path(path) as temporary:
-        temporary.write_text(curves_svg(results), encoding="utf-8")
-    return path
+    return write_svg(path, curves_svg(results))
 
 
 def _plot(found: Faithfulness, way: Direction) -> str:

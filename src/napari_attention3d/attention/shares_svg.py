@@ -6,7 +6,7 @@ from html import escape
 from pathlib import Path
 
 from ..analysis.table import Table
-from ..volumes.atomic import atomic_path
+from .svg import framed, write_svg
 
 __all__ = ["COLOURS", "shares_svg", "write_shares"]
 
@@ -66,11 +66,7 @@ def shares_svg(table: Table) -> str:
         parts.append(f'<path d="M{x} {top - 4}V{bottom - 6}" stroke="#000" stroke-opacity=".2"/>')
         parts.append(f'<text x="{x}" y="{bottom + 9}" text-anchor="middle">{share} %</text>')
     width, height = left + _WIDTH + 70, bottom + 20
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" '
-        'font-size="12" font-family="sans-serif"><rect width="100%" height="100%" fill="white"/>'
-        f"{''.join(parts)}</svg>\n"
-    )
+    return framed(width, height, "".join(parts))
 
 
 def write_shares(path: str | Path, table: Table) -> Path:
@@ -81,7 +77,4 @@ def write_shares(path: str | Path, table: Table) -> Path:
     OutputError
         If it can't be written.
     """
-    path = Path(path)
-    with atomic_path(path) as temporary:
-        temporary.write_text(shares_svg(table), encoding="utf-8")
-    return path
+    return write_svg(path, shares_svg(table))

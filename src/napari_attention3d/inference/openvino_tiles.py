@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..errors import first_line
 from ..networks.base import NetworkOutput, SegmentationNetwork
 
 __all__ = ["OpenVinoTiles", "is_installed"]
@@ -58,7 +59,7 @@ class OpenVinoTiles:
                     self._compiled = _compile(_Flat(self.network, self.maps), x)
                 except Exception as error:  # what a converter raises is not ours to know
                     self.report(
-                        f"OpenVINO can't compute this network ({_first_line(error)}); torch did"
+                        f"OpenVINO can't compute this network ({first_line(error, 200)}); torch did"
                     )
             if self._compiled is None or tuple(x.shape) != self._shape:
                 usual: NetworkOutput = self.otherwise(x, return_maps=return_maps)
@@ -92,7 +93,3 @@ def _compile(network: nn.Module, x: Tensor) -> Any:
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
     }
     return openvino.Core().compile_model(model, "CPU", options)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

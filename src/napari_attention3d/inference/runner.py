@@ -71,7 +71,6 @@ class Runner:
         self.warnings: list[str] = []
         self._copies: dict[torch.device, SegmentationNetwork] = {}
         self._openvino: OpenVinoTiles | None = None
-        self._measuring = False
         self._copying = threading.Lock()
 
     @property
@@ -135,12 +134,10 @@ class Runner:
         twin = self._quickest(self.network, device)
         within = attending_within(twin, field_of(self.network, tile)) if tile else nullcontext()
         self._copies[device] = twin
-        self._measuring = True
         try:
             with calibrating(twin), within:
                 output = self.compute(device, batch)
         finally:
-            self._measuring = False
             del self._copies[device]
         if twin is not self.network:
             load_calibration(self.network, read_calibration(twin))
@@ -179,7 +176,8 @@ class Runner:
         network = self.on(device)
         first = device == self.devices[0]  # whose network the run's own is
         chosen = self.precision.openvino and device.type == "cpu" and first
-        if not chosen or self._measuring or network.locality == "local":
+        measuring = self.calibrates and not self.calibration
+        if not chosen or measuring or network.locality == "local":
             return network
         with self._copying:
             if self._openvino is None:

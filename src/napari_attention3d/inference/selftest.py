@@ -12,6 +12,7 @@ import copy
 import torch
 from torch import Tensor
 
+from ..errors import first_line
 from ..networks.base import SegmentationNetwork
 from ..networks.norm import calibrating
 from .device import Precision
@@ -103,8 +104,7 @@ def _compare(
     except Exception as error:  # whatever a driver raises: Apple's raises TypeError for float64
         if is_out_of_memory(error):
             return f"{device} has no memory left even for a tile of {EDGE} voxels", False
-        first = str(error).strip().splitlines() or [type(error).__name__]
-        return f"{device} can't run this network ({first[0][:200]})", True
+        return f"{device} can't run this network ({first_line(error, 200)})", True
     finally:
         release(device)
     return _difference(expected, actual, device, precision), True

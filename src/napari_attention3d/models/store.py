@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from platformdirs import user_data_path
 
-from ..errors import InputError, ModelFileError, OutputError
+from ..errors import InputError, ModelFileError, OutputError, first_line
 from .card import ModelCard
 from .header import CARD_KEY, read_card, read_header
 
@@ -299,7 +299,7 @@ def _build(
     except (RuntimeError, OverflowError) as error:  # sizes beyond what torch can count
         raise ModelFileError(
             f"{path.name}: its card describes a network that can't be built "
-            f"({str(error).splitlines()[0]}); download it again"
+            f"({first_line(error)}); download it again"
         ) from error
     wanted = {name: tuple(tensor.shape) for name, tensor in plan.state_dict().items()}
     _compare(wanted, shapes, path)

@@ -14,7 +14,7 @@ from typing import IO, Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from ...errors import Attention3DError, InputError, VolumeFormatError
+from ...errors import Attention3DError, InputError, VolumeFormatError, first_line
 from ...geometry import Geometry
 from ..volume import Volume
 
@@ -129,11 +129,11 @@ def reading(path: Path, kind: str, *, folder: bool = False) -> Iterator[list[str
         ) from error
     except (EOFError, gzip.BadGzipFile) as error:
         raise VolumeFormatError(
-            f"{path.name} is damaged or cut short ({_first_line(error)}); copy it again"
+            f"{path.name} is damaged or cut short ({first_line(error)}); copy it again"
         ) from error
     except Exception as error:
         raise VolumeFormatError(
-            f"{path.name} is damaged or not a {kind} ({_first_line(error)}); copy it again or "
+            f"{path.name} is damaged or not a {kind} ({first_line(error)}); copy it again or "
             "convert it anew"
         ) from error
 
@@ -176,11 +176,6 @@ def _check_file(path: Path, folder: bool) -> None:
         raise VolumeFormatError(f"{path} is a folder; choose a file inside it")
     if size == 0:
         raise VolumeFormatError(f"{path.name} is empty (0 bytes); copy it again")
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip().splitlines()
-    return text[0][:160] if text else type(error).__name__
 
 
 def check_voxel_type(dtype: np.dtype[Any], name: str) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import psutil
 
-from ...errors import Attention3DError, InputError, VolumeFormatError
+from ...errors import Attention3DError, InputError, VolumeFormatError, first_line
 from .base import check_index, check_voxel_type
 from .ome_zarr_parse import Multiscale
 
@@ -88,10 +88,9 @@ class StoredArray:
         except Attention3DError:
             raise
         except Exception as error:
-            text = (str(error).splitlines() or [type(error).__name__])[0][:160]
             raise VolumeFormatError(
-                f"{self._name}: voxels can't be read ({text}); a chunk is damaged or gone: copy "
-                "the scan again"
+                f"{self._name}: voxels can't be read ({first_line(error)}); a chunk is damaged or "
+                "gone: copy the scan again"
             ) from error
         stored = sorted(self._order)
         block = block.transpose([stored.index(axis) for axis in self._order])
