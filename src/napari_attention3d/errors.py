@@ -8,6 +8,7 @@ next; the window shows it as it is and the command line prints it as it is.
 from __future__ import annotations
 
 __all__ = [
+    "DAMAGED",
     "Attention3DError",
     "InputError",
     "JobCancelled",
@@ -20,6 +21,8 @@ __all__ = [
 ]
 
 
+DAMAGED = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError)
+"""What reading a file that is damaged or not ours may raise."""
 LONGEST = 900
 """Characters of a message: what it quotes of a file may be of any length."""
 

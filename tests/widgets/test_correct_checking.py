@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
+import correct_helpers
 import numpy as np
 import pytest
 from qtpy.QtWidgets import QFileDialog
 
 from napari_attention3d.geometry import Geometry
 from napari_attention3d.volumes import Volume
-from napari_attention3d.widgets.correct_panel import CorrectPanel
-from napari_attention3d.widgets.layer_chooser import LayerChooser
-from napari_attention3d.widgets.layers import volume_to_layer_data
-from napari_attention3d.widgets.status_bar import StatusBar
-from napari_attention3d.widgets.worker import JobRunner
 
 WAIT = 60_000
 SHAPE = (8, 10, 12)
@@ -33,14 +29,8 @@ def make_panel(qtbot, viewer):
         array = np.random.default_rng(0).normal(0, 0.1, SHAPE).astype(np.float32)
         affine = np.diag([*signs, 1.0])
         volume = Volume(array, Geometry(SHAPE, affine, "mm", anatomical=True), name="cells")
-        ((data, keywords, _),) = volume_to_layer_data(volume)
-        viewer.add_image(data, **keywords)
-        status = StatusBar()
-        panel = CorrectPanel(viewer, JobRunner(), LayerChooser(viewer), status)
-        for widget in (panel, status):
-            qtbot.addWidget(widget)
-        panel.beginning.look()
-        qtbot.waitUntil(lambda: panel.beginning._listed, timeout=WAIT)
+        correct_helpers.add_scan(viewer, volume)
+        panel = correct_helpers.make_panel(qtbot, viewer)
         made.append(panel)
         return panel
 
@@ -52,11 +42,7 @@ def make_panel(qtbot, viewer):
 
 
 def begin(qtbot, panel, classes="cell, wall"):
-    panel.start_form.choose("nothing")
-    panel.start_form.classes_edit.setText(classes)
-    panel.start_form.changed.emit()
-    with qtbot.waitSignal(panel.started, timeout=WAIT):
-        panel.start_form.start_button.click()
+    correct_helpers.begin(qtbot, panel, classes)
     qtbot.waitUntil(lambda: not panel.is_busy, timeout=WAIT)
     return panel.link
 

@@ -475,7 +475,7 @@ def test_steps_are_saved_opened_and_removed(panel, mask, tmp_path):
     assert "can't read" in panel.status.text
 
 
-def test_the_models_own_steps_are_taken(panel, mask, models_folder, monkeypatch):
+def test_the_models_own_steps_are_taken(qtbot, panel, mask, models_folder, monkeypatch):
     from napari_attention3d.analysis.cleanup import card_with_rules, rules_from
     from napari_attention3d.models import load_model
     from napari_attention3d.models.store import update_card
@@ -489,6 +489,7 @@ def test_the_models_own_steps_are_taken(panel, mask, models_folder, monkeypatch)
     assert not panel.clean.form.store_button.isEnabled()
     add_step(panel.clean.form, "keep_largest", classes="1")
     panel.clean.form.store_button.click()
+    finish(qtbot, panel)
     assert "1 steps are stored with tiny" in panel.status.text
     stored = load_model(models_folder / "tiny.safetensors").card.clean_up
     assert [one["rule"] for one in stored] == ["keep_largest"]

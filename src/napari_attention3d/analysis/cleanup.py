@@ -28,6 +28,7 @@ __all__ = [
     "rules_from",
     "rules_of_card",
     "rules_to_plain",
+    "store_rules",
 ]
 
 AnyRule = Annotated[
@@ -220,6 +221,20 @@ def card_with_rules(card: ModelCard, rules: Sequence[Rule]) -> ModelCard:
     """The card with these rules in place of its own; errors as `rules_of_card`."""
     plain = tuple(rules_to_plain(_fitting(card, tuple(rules))))
     return card.model_copy(update={"clean_up": plain})
+
+
+def store_rules(model: str | Path, rules: Sequence[Rule]) -> ModelCard:
+    """Write a model's file anew with these rules in its card; returns the card.
+
+    Raises
+    ------
+    Attention3DError
+        If there is no such model, the rules do not fit it, or its file can't be written.
+    """
+    from ..models.store import load_model, update_card  # torch
+
+    loaded = load_model(model)
+    return update_card(loaded, card_with_rules(loaded.card, rules)).card
 
 
 def _fitting(card: ModelCard, rules: tuple[Rule, ...]) -> tuple[Rule, ...]:

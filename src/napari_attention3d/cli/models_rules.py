@@ -28,7 +28,7 @@ def rules_command(
 
     They are applied on request: `clean --model NAME`, `segment --clean-up`.
     """
-    from ..analysis.cleanup import card_with_rules, read_rules
+    from ..analysis.cleanup import read_rules, store_rules
 
     if file is not None and clear:
         raise InputError("give a file of rules or --clear, not both")
@@ -36,10 +36,7 @@ def rules_command(
         card = _card(model)
     else:
         rules = read_rules(file) if file is not None else ()
-        from ..models.store import load_model, update_card
-
-        loaded = load_model(model)
-        card = update_card(loaded, card_with_rules(loaded.card, rules)).card
+        card = store_rules(model, rules)
         say(f"{len(card.clean_up)} rules are stored with {card.name}")
     if json:
         print_json({"model": card.name, "rules": list(card.clean_up)})

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import zarr
 from safetensors import SafetensorError, safe_open
 
-from ..errors import InputError
+from ..errors import DAMAGED, InputError
 
 __all__ = [
     "load",
@@ -25,9 +25,6 @@ __all__ = [
     "save_shares",
     "sweep",
 ]
-
-_BROKEN = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError)
-"""What reading a file that is damaged or not ours may raise."""
 
 
 def numbered(folder: Path) -> list[Path]:
@@ -51,7 +48,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
-    except _BROKEN as error:
+    except DAMAGED as error:
         raise InputError(f"{path} can't be read; it is damaged") from error
     if not isinstance(stored, dict):
         raise InputError(f"{path} is damaged")
@@ -86,7 +83,7 @@ def read_tensors(path: Path, shapes: Mapping[str, Sequence[int]]) -> dict[str, n
                 if not fits:
                     raise InputError(f"{path}: {name!r} has the shape {found}, not {wanted}")
             return {name: file.get_tensor(name) for name in names}
-    except (SafetensorError, *_BROKEN) as error:
+    except (SafetensorError, *DAMAGED) as error:
         raise InputError(f"{path} is damaged") from error
 
 

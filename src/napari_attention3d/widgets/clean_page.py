@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from napari.layers import Layer
 
     from ..analysis.rules import Rule
+    from ..models.card import ModelCard
     from .measure_panel import MeasurePanel
 
 __all__ = ["CleanPage"]
@@ -97,17 +98,20 @@ class CleanPage:
     def store(self) -> None:
         """Store the steps with the model that made the mask; its file is written anew."""
         from ..analysis.cleanup import card_with_rules
-        from ..models.store import load_model, update_card
 
         info = self._model()
         if info is None:
             return
         try:
-            loaded = load_model(info.path)
-            card = update_card(loaded, card_with_rules(loaded.card, self._rules())).card
+            rules = self._rules()
+            card_with_rules(info.card, rules)  # told at once if they do not fit
         except Attention3DError as error:
             self.panel.refuse(error)
             return
+        job = partial(measure_tasks.store_job, info.path, rules)
+        self.panel.submit(job, "store the steps", self._on_stored)
+
+    def _on_stored(self, card: ModelCard) -> None:
         self.panel.status.idle(
             f"{len(card.clean_up)} steps are stored with {card.name}: segment --clean-up, or the "
             "Batch tab, applies them"

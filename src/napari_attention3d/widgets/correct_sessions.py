@@ -16,13 +16,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from platformdirs import user_data_path
 
+from ..errors import DAMAGED
+
 if TYPE_CHECKING:
     from ..volumes.volume import Volume
 
 __all__ = ["SavedSession", "discard", "new_folder", "saved_sessions", "sessions_folder"]
-
-_BROKEN = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError)
-"""What reading a damaged file may raise."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +99,7 @@ def saved_sessions(scan: Volume, but: Sequence[Path] = ()) -> list[SavedSession]
             strokes = list((file.parent / "strokes").glob("[0-9]*.safetensors"))
             rounds = list((file.parent / "rounds").glob("[0-9]*"))
             changed = max(path.stat().st_mtime for path in (*strokes, *rounds, file))
-        except _BROKEN:
+        except DAMAGED:
             continue  # damaged, or just being removed: nothing to offer
         if strokes or len(rounds) > 1:
             found.append(

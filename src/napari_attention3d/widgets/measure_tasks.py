@@ -15,11 +15,14 @@ from .layers import LayerSource, layer_to_volume
 from .results import LayerPlan
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from napari.layers import Layer
 
     from ..analysis.compare import Comparison
     from ..analysis.rules import Rule
     from ..analysis.table import Cell, Table
+    from ..models.card import ModelCard
 
 __all__ = [
     "Cleaned",
@@ -230,6 +233,14 @@ class Cleaned:
 
 _PREVIEW_COLOURS = ["#000000", "#d55e00", "#009e73", "#cc79a7"]
 _PREVIEW_NAMES = ["as before", "removed", "added", "another class"]
+
+
+def store_job(model: Path, rules: Sequence[Rule]) -> Generator[Progress, None, ModelCard]:
+    """Store rules with a model; returns its card."""
+    from ..analysis.cleanup import store_rules
+
+    yield Progress(0, 0, "Storing the steps …")
+    return store_rules(model, rules)
 
 
 def clean_job(
