@@ -14,7 +14,6 @@ from qtpy.QtSvg import QSvgRenderer
 from qtpy.QtWidgets import QSizePolicy, QWidget
 
 from ..errors import OutputError
-from ..volumes.atomic import atomic_path
 from .inspect_snapshot import png_bytes, save_image
 
 if TYPE_CHECKING:
@@ -110,11 +109,11 @@ def save_drawing(path: str | Path, text: str) -> Path:
     OutputError
         If the name ends otherwise, or the file can't be written.
     """
+    from ..attention.svg import write_svg
+
     path = Path(path)
     if path.suffix.lower() == ".svg":
-        with atomic_path(path) as temporary:
-            temporary.write_text(text, encoding="utf-8")
-        return path
+        return write_svg(path, text)
     if path.suffix.lower() != ".png":
         raise OutputError(f"can't draw into {path.name}: use .png or .svg")
     return save_image(draw_svg(text), path)
