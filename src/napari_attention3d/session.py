@@ -8,14 +8,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from . import __version__
 from .attention.maps import choose_maps, map_volumes
 from .errors import InputError
 from .inference.outlook import in_words, outlook
@@ -33,7 +31,7 @@ from .inference.sink import Allocate, ScanResults, in_memory
 from .models.card import ModelCard
 from .models.store import Model
 from .progress import Job, Progress
-from .provenance import fingerprint
+from .provenance import fingerprint, made_with
 from .volumes.volume import Volume
 
 __all__ = [
@@ -384,20 +382,14 @@ def _gather(
     warnings = [*prepared.warnings, *prediction.warnings]
     if not results.found:
         warnings.append(_empty_warning(card, prepared))
-    provenance = {
-        "software": {"napari-attention3d": __version__, "torch": torch.__version__},
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "model": {
-            "name": card.name,
-            "version": card.version,
-            "sha256": card.sha256,
-            "path": str(model.path) if model.path else None,
-        },
-        "options": options.model_dump(mode="json"),
-        "seconds": round(seconds, 3),
+    provenance = made_with(
+        model=model.origin,
+        options=options.model_dump(mode="json"),
+        seconds=round(seconds, 3),
         **describe_run(volume, setup, prepared, prediction),
         **({"warnings": warnings} if warnings else {}),
-    }
+    )
+    provenance["software"]["torch"] = torch.__version__
     if isinstance(results.labels, np.ndarray):  # what lies on the disk is read when it is whole
         provenance["fingerprint"] = fingerprint(results.labels)
     about = {"provenance": provenance, "classes": [c.model_dump() for c in card.classes]}

@@ -20,14 +20,4 @@ def asked_of(replay: Replay, question: dict[str, Any]) -> dict[str, Any]:
     question
         What was asked, JSON-compatible.
     """
-    card, path = replay.model.card, replay.model.path
-    return made_with(
-        model={
-            "name": card.name,
-            "version": card.version,
-            "sha256": card.sha256,
-            "path": str(path) if path else None,
-        },
-        source=origin(replay.volume),
-        asked=question,
-    )
+    return made_with(model=replay.model.origin, source=origin(replay.volume), asked=question)

@@ -22,7 +22,7 @@ def how_corrected(session: CorrectionSession, **settings: Any) -> dict[str, Any]
     """
     model = session.start_model
     return made_with(
-        model=None if model is None else {"name": model.card.name, "sha256": model.card.sha256},
+        model=None if model is None else model.origin,
         source=origin(session.scan),
         corrections={
             "strokes": len(session.strokes),

@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from platformdirs import user_data_path
 
@@ -60,6 +60,16 @@ class Model:
     network: SegmentationNetwork
     path: Path | None = None
     built_in: bool = False
+
+    @property
+    def origin(self) -> dict[str, Any]:
+        """What results say of the model that made them; JSON-compatible."""
+        return {
+            "name": self.card.name,
+            "version": self.card.version,
+            "sha256": self.card.sha256,
+            "path": str(self.path) if self.path else None,
+        }
 
 
 @dataclass(frozen=True)
