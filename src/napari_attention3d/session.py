@@ -6,7 +6,7 @@ The window's thread, the command line and the tests drive the same jobs.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -30,6 +30,7 @@ from .inference.setup import (
 from .inference.sink import Allocate, ScanResults, in_memory
 from .models.card import ModelCard
 from .models.store import Model
+from .networks.norm import Calibration
 from .progress import Job, Progress
 from .provenance import fingerprint, made_with
 from .volumes.volume import Volume
@@ -229,7 +230,7 @@ def segment_job(
     model: Model,
     options: SegmentOptions | None = None,
     *,
-    calibration: Mapping[str, tuple[list[float], list[float]]] | None = None,
+    calibration: Calibration | None = None,
     focus: Sequence[float] | None = None,
     allocate: Allocate = in_memory,
 ) -> Job[Segmentation]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..networks.base import MapSpec, NetworkOutput, SegmentationNetwork
+from ..networks.norm import Calibration
 
 __all__ = ["MapKind", "WithMap", "available_kinds"]
 
@@ -92,7 +93,7 @@ class WithMap(SegmentationNetwork):
 
     @staticmethod
     def calibration_of(
-        calibration: Mapping[str, tuple[list[float], list[float]]],
+        calibration: Calibration,
     ) -> dict[str, tuple[list[float], list[float]]]:
         """Statistics of the network inside, under the names that they have here."""
         return {f"inner.{name}": pair for name, pair in calibration.items()}

@@ -21,7 +21,7 @@ from ..inference.runner import private_copy
 from ..inference.setup import focus_on_grid
 from ..inference.tiling import Box, TilePlan, plan_tiles
 from ..models.store import Model
-from ..networks.norm import calibrating, clear_calibration, load_calibration
+from ..networks.norm import Calibration, calibrating, clear_calibration, load_calibration
 from ..networks.self_attention import PositionRecord
 from ..progress import Job, Progress
 from ..volumes.volume import Volume
@@ -106,7 +106,7 @@ class Replay:
         volume: Volume,
         prepared: Prepared,
         plan: TilePlan,
-        calibration: Mapping[str, tuple[list[float], list[float]]] | None,
+        calibration: Calibration | None,
         precision: Precision,
         box: Box | None = None,
         exact: ExactPlan | None = None,

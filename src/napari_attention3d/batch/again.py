@@ -12,6 +12,7 @@ import numpy as np
 from ..analysis.masks import label_array
 from ..errors import InputError
 from ..models.store import Model
+from ..networks.norm import Calibration
 from ..progress import Job, Progress
 from ..recipe import Recipe, recipe_of
 from ..volumes import Volume, read_volume
@@ -20,8 +21,6 @@ from .plan import Plan
 from .run import Machine, segment_file
 
 __all__ = ["Again", "Repeated", "calibration_of", "machine_of", "plan_again", "run_again"]
-
-Calibration = Mapping[str, tuple[list[float], list[float]]]
 
 
 @dataclass(frozen=True, eq=False)

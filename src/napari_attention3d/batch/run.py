@@ -14,6 +14,7 @@ from ..errors import Attention3DError, InputError, JobCancelled
 from ..inference.preprocess import crop_region
 from ..inference.store import ZarrStore
 from ..models.store import Model
+from ..networks.norm import Calibration
 from ..progress import Job, Progress
 from ..provenance import fingerprint
 from ..recipe import Measures, Recipe, recipe_of
@@ -51,7 +52,7 @@ class Machine:
     device: str = "auto"
     memory: int | None = None
     region: tuple[tuple[int, int], ...] | None = None
-    calibration: Mapping[str, tuple[list[float], list[float]]] | None = None
+    calibration: Calibration | None = None
 
     def options(self, recipe: Recipe) -> SegmentOptions:
         """Options of a run of the recipe here."""

@@ -5,14 +5,20 @@ from __future__ import annotations
 import copy
 import math
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 
 import torch
 from torch import Tensor
 
 from ..networks.base import NetworkOutput, SegmentationNetwork
-from ..networks.norm import ScanNorm3d, calibrating, load_calibration, read_calibration
+from ..networks.norm import (
+    Calibration,
+    ScanNorm3d,
+    calibrating,
+    load_calibration,
+    read_calibration,
+)
 from ..networks.self_attention import attending_within
 from .device import Precision
 from .estimate import field_of
@@ -24,7 +30,6 @@ from .tiling import Box, TilePlan
 
 __all__ = ["Calibration", "Runner", "calibration_choices", "private_copy", "spread_tiles"]
 
-Calibration = Mapping[str, tuple[list[float], list[float]]]
 CALIBRATION_TILES = 8
 
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 __all__ = [
+    "Calibration",
     "ScanNorm3d",
     "calibrating",
     "clear_calibration",
@@ -25,6 +26,8 @@ __all__ = [
     "read_calibration",
 ]
 
+Calibration = Mapping[str, tuple[list[float], list[float]]]
+"""Mean and variance of each channel, by the name of the norm: a scan's statistics."""
 PART_VOXELS = 2**14
 """Voxels over which float32 sums are exact enough however they are added up."""
 
@@ -163,9 +166,7 @@ def read_calibration(network: nn.Module) -> dict[str, tuple[list[float], list[fl
     }
 
 
-def load_calibration(
-    network: nn.Module, statistics: Mapping[str, tuple[list[float], list[float]]]
-) -> None:
+def load_calibration(network: nn.Module, statistics: Calibration) -> None:
     """Put back what `read_calibration` returned.
 
     Raises

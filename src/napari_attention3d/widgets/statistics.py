@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
+    from ..networks.norm import Calibration
     from ..volumes.volume import Volume
 
 __all__ = ["KnownStatistics"]
-
-Calibration = Mapping[str, tuple[list[float], list[float]]]
 
 
 class KnownStatistics:

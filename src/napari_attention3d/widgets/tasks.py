@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from .tasks_large import is_large, segment_to_disk, with_levels
 
 if TYPE_CHECKING:
     from ..models import Model, ModelInfo
+    from ..networks.norm import Calibration
     from ..session import Segmentation, SegmentOptions
 
 __all__ = [
@@ -172,9 +173,7 @@ def look_ahead(
     return Outlook(text, maps, model.card.patch_size)
 
 
-def _known(
-    shelf: ModelShelf, source: LayerSource, options: SegmentOptions
-) -> Mapping[str, tuple[list[float], list[float]]] | None:
+def _known(shelf: ModelShelf, source: LayerSource, options: SegmentOptions) -> Calibration | None:
     """Statistics for a region: measured over the whole scan, where that was done already."""
     if options.region is None:
         return None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ from .results import LayerPlan
 
 if TYPE_CHECKING:
     from ..models import Model
+    from ..networks.norm import Calibration
     from ..session import Segmentation, SegmentOptions
     from ..volumes.volume import Volume
 
@@ -60,7 +61,7 @@ def segment_to_disk(
     model: Model,
     options: SegmentOptions,
     focus: Sequence[float] | None = None,
-    calibration: Mapping[str, tuple[list[float], list[float]]] | None = None,
+    calibration: Calibration | None = None,
 ) -> Generator[Progress, None, Segmentation]:
     """Job: as `session.segment_job`, its results lazy arrays of a temporary OME-Zarr.
 
