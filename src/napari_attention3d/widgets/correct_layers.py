@@ -11,13 +11,14 @@ import numpy as np
 import numpy.typing as npt
 from qtpy.QtCore import QObject, Signal
 
+from ..correction.merge import box_at
 from .layers import KEY, LayerSource
 from .results import LayerPlan, make_layer
 
 if TYPE_CHECKING:
     from napari.layers import Labels
 
-__all__ = ["CorrectionLayers", "box_of", "shown_index"]
+__all__ = ["CorrectionLayers", "shown_index"]
 
 Array = npt.NDArray[Any]
 _PLACE = ("scale", "translate", "rotate", "shear", "affine")
@@ -248,7 +249,7 @@ class CorrectionLayers(QObject):
         target = self.read(name)
         if target is None:
             return False
-        target[box_of(start, array.shape)] = array
+        target[box_at(start, array.shape)] = array
         self._written(name, part)
         return True
 
@@ -304,11 +305,6 @@ class CorrectionLayers(QObject):
         for name in ("mask", "strokes"):
             if event.value is getattr(self, name) and event.value is not None:
                 self.removed.emit(name)
-
-
-def box_of(start: Sequence[int], shape: Sequence[int]) -> tuple[slice, ...]:
-    """Index of a box of that shape from a voxel on."""
-    return tuple(slice(a, a + n) for a, n in zip(start, shape, strict=True))
 
 
 def shown_index(source: LayerSource, voxel: Sequence[float]) -> tuple[float, float, float]:

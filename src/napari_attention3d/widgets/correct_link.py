@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from ..correction.merge import box_at
 from ..errors import InputError, OutputError
-from .correct_layers import CorrectionLayers, box_of
+from .correct_layers import CorrectionLayers
 from .correct_tasks import Approved, Started
 
 if TYPE_CHECKING:
@@ -213,7 +214,7 @@ class SessionLink:
 
     def show_patch(self, patch: Patch) -> None:
         """Show a part of the new mask; strokes made meanwhile stay on top of it."""
-        self._keep_edits(box_of(patch.start, patch.labels.shape))
+        self._keep_edits(box_at(patch.start, patch.labels.shape))
         labels = self.session.merged(patch.labels, patch.start)
         if self.layers.write("mask", labels, patch.start, part=True):
             self.session.note_written(labels, patch.start)
