@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from jobs import finish
 
 from napari_attention3d.geometry import Geometry, Reorientation
 from napari_attention3d.inference.plans import ExactPlan
@@ -19,6 +18,8 @@ from napari_attention3d.inference.source import LazySource
 from napari_attention3d.inference.tiles import TileRun
 from napari_attention3d.inference.tiling import Box, TilePlan, plan_tiles
 from napari_attention3d.networks import build_network
+
+from .jobs import finish
 
 CPU = torch.device("cpu")
 TWO = (CPU, torch.device("cpu", 0))

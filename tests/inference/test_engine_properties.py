@@ -14,7 +14,6 @@ import torch
 import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jobs import finish
 from scipy import ndimage
 from torch import Tensor, nn
 
@@ -29,6 +28,8 @@ from napari_attention3d.networks import build_network
 from napari_attention3d.networks.base import MapSpec, NetworkOutput, SegmentationNetwork
 from napari_attention3d.session import segment
 from napari_attention3d.volumes.volume import Volume
+
+from .jobs import finish
 
 CPU = torch.device("cpu")
 SIZES = st.tuples(*[st.integers(1, 40)] * 3)

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from jobs import finish
 
 from napari_attention3d.geometry import Geometry, Reorientation
 from napari_attention3d.inference.device import Precision
@@ -20,6 +19,8 @@ from napari_attention3d.inference.sink import Finished, ScanResults, to_scan_gri
 from napari_attention3d.inference.tiling import Box
 from napari_attention3d.networks import build_network
 from napari_attention3d.networks.base import SegmentationNetwork
+
+from .jobs import finish
 
 CPU = torch.device("cpu")
 SHAPE = (13, 30, 41)

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from jobs import finish
 
 from napari_attention3d.errors import OutOfMemory
 from napari_attention3d.inference import ladder, plans, runner
@@ -18,6 +17,8 @@ from napari_attention3d.inference.plans import KEPT_TO, Attempt, ExactPlan, choo
 from napari_attention3d.inference.predict import predict_adaptively
 from napari_attention3d.networks import build_network
 from napari_attention3d.networks.base import SegmentationNetwork
+
+from .jobs import finish
 
 CPU = torch.device("cpu")
 EXACT = Precision("float32", "")

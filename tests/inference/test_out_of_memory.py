@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from jobs import finish
 
 from napari_attention3d.errors import OutOfMemory
 from napari_attention3d.inference import plans
@@ -19,6 +18,8 @@ from napari_attention3d.inference.predict import predict_adaptively
 from napari_attention3d.inference.runner import Runner
 from napari_attention3d.inference.tiling import TilePlan
 from napari_attention3d.networks import AttentionUNet, build_network
+
+from .jobs import finish
 
 CPU = torch.device("cpu")
 Build = Callable[..., Any]

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from jobs import finish
 
 from napari_attention3d.errors import InputError
 from napari_attention3d.inference import runner
@@ -20,6 +19,8 @@ from napari_attention3d.inference.predict import (
 )
 from napari_attention3d.inference.tiling import Box, TilePlan, plan_tiles
 from napari_attention3d.networks import AttentionUNet, read_calibration
+
+from .jobs import finish
 
 CPU = torch.device("cpu")
 Build = Callable[..., Any]

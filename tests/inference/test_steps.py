@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from jobs import finish
 
 from napari_attention3d.geometry import Geometry
 from napari_attention3d.inference import memory, predict
@@ -29,6 +28,8 @@ from napari_attention3d.networks import build_network
 from napari_attention3d.networks.base import SegmentationNetwork
 from napari_attention3d.session import SegmentOptions, segment_job
 from napari_attention3d.volumes import Volume, read_volume
+
+from .jobs import finish
 
 CPU = torch.device("cpu")
 FAKE_GPU = torch.device("cpu", 0)

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from jobs import finish
 
 from napari_attention3d.inference import trial as module
 from napari_attention3d.inference.device import Precision
@@ -15,6 +14,8 @@ from napari_attention3d.inference.plans import choose_attempt
 from napari_attention3d.inference.predict import GridPrediction, predict_adaptively
 from napari_attention3d.inference.runner import Runner
 from napari_attention3d.networks import build_network
+
+from .jobs import finish
 
 CPU = torch.device("cpu")
 TRIAL = Precision("bfloat16", "it is faster", on_trial=True)
