@@ -26,6 +26,7 @@ def made():
         strides=(2, 1, 1),
         features=4,
         head_width=4,
+        steps=1,
     ).eval()
 
 
@@ -47,46 +48,63 @@ class Counting(torch.nn.Module):
         return self.network(x, return_maps=return_maps)
 
 
-@needs_openvino
-def test_logits_and_maps_are_those_of_the_network(network):
-    maps = list(network.map_specs)[:3]
-    otherwise = Counting(network)
-    told: list[str] = []
-    tiles = OpenVinoTiles(network, otherwise, maps, told.append)
-    for seed in range(2):  # compiled, then again
-        x = torch.randn(2, 1, 24, 20, 24, generator=torch.Generator().manual_seed(seed))
+class Compiled:
+    """Compiled once for all tests, which takes longest; with what it told and left to others."""
+
+    def __init__(self, network):
+        self.network, self.otherwise, self.told = network, Counting(network), []
+        self.maps = list(network.map_specs)[:3]
+        self.tiles = OpenVinoTiles(network, self.otherwise, self.maps, self.told.append)
         with torch.inference_mode():
-            truth, found = network(x, return_maps=True), tiles(x, return_maps=True)
-        assert not told
+            self.tiles(self.batch(0), return_maps=True)
+
+    @staticmethod
+    def batch(seed):
+        return torch.randn(2, 1, 16, 20, 24, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture(scope="module")
+def compiled(network):
+    return Compiled(network)
+
+
+@needs_openvino
+def test_logits_and_maps_are_those_of_the_network(compiled):
+    calls = len(compiled.otherwise.calls)
+    for seed in range(2):
+        x = compiled.batch(seed)
+        with torch.inference_mode():
+            truth = compiled.network(x, return_maps=True)
+            found = compiled.tiles(x, return_maps=True)
         scale = truth.logits.std()
         torch.testing.assert_close(found.logits, truth.logits, atol=5e-3 * scale, rtol=0)
-        assert list(found.maps) == maps
-        for name in maps:
+        assert list(found.maps) == compiled.maps
+        for name in compiled.maps:
             near = 5e-3 * truth.maps[name].std()
             torch.testing.assert_close(found.maps[name], truth.maps[name], atol=near, rtol=0)
-    assert otherwise.calls == []
+    assert compiled.told == []
+    assert len(compiled.otherwise.calls) == calls
 
 
 @needs_openvino
-def test_results_of_one_call_outlive_the_next(network):
-    tiles = OpenVinoTiles(network, network, (), pytest.fail)
-    x = torch.randn(1, 1, 16, 16, 16)
+def test_results_of_one_call_outlive_the_next(compiled):
+    x = compiled.batch(2)
     with torch.inference_mode():
-        first = tiles(x).logits
-        before = first.clone()
-        tiles(-x)
-    assert torch.equal(first, before)
+        first = compiled.tiles(x, return_maps=True)
+        before = [first.logits.clone(), *(one.clone() for one in first.maps.values())]
+        compiled.tiles(-x, return_maps=True)
+    for kept, copy in zip([first.logits, *first.maps.values()], before, strict=True):
+        assert torch.equal(kept, copy)
 
 
 @needs_openvino
-def test_tiles_of_another_shape_go_the_usual_way(network):
-    otherwise = Counting(network)
-    tiles = OpenVinoTiles(network, otherwise, (), pytest.fail)
+def test_tiles_of_another_shape_go_the_usual_way(compiled):
+    odd = torch.randn(1, 1, 16, 16, 16)
     with torch.inference_mode():
-        tiles(torch.randn(2, 1, 16, 16, 16))
-        odd = torch.randn(1, 1, 16, 16, 16)
-        assert torch.equal(tiles(odd).logits, network(odd).logits)
-    assert otherwise.calls == [(1, 1, 16, 16, 16)]
+        found = compiled.tiles(odd, return_maps=True)
+        assert torch.equal(found.logits, compiled.network(odd).logits)
+    assert compiled.otherwise.calls[-1] == (1, 1, 16, 16, 16)
+    assert compiled.told == []
 
 
 def test_what_openvino_refuses_is_computed_all_the_same(network, monkeypatch):
