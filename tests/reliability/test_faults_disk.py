@@ -1,10 +1,12 @@
-"""Folders that really can't be written, and names that are too long."""
+"""Disks that are really full, folders that really can't be written, names that are too long."""
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import os
 import subprocess
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -22,13 +24,21 @@ from napari_attention3d.recipe import read_recipe
 from napari_attention3d.training.folders import open_training_folder
 from napari_attention3d.training.runs import RunFolder
 from napari_attention3d.volumes import Volume, read_volume, write_volume
+from napari_attention3d.widgets import tasks, tasks_large
 
 _spec = importlib.util.spec_from_file_location(
     "faults_run", Path(__file__).with_name("test_faults_run.py")
 )
 faults_run = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(faults_run)
-model = faults_run.model  # a fixture
+run, picture, assert_as_before = faults_run.run, faults_run.picture, faults_run.assert_as_before
+# fixtures
+temporary, model, viewer, dock = (
+    faults_run.temporary,
+    faults_run.model,
+    faults_run.viewer,
+    faults_run.dock,
+)
 
 
 def mount(folder: Path, options: str) -> None:
@@ -39,6 +49,39 @@ def mount(folder: Path, options: str) -> None:
         pytest.skip("there is no mount here")
     if done.returncode:
         pytest.skip("only root may mount a small disk")
+
+
+@pytest.fixture
+def full_disk(tmp_path):
+    """A disk of 100 kB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount(folder, "size=100k")
+    yield folder
+    gc.collect()
+    subprocess.run(["umount", "-l", str(folder)], check=False, timeout=20)
+
+
+def test_a_disk_that_is_really_full_during_a_run(
+    qtbot, viewer, dock, temporary, full_disk, monkeypatch
+):
+    monkeypatch.setattr(tasks, "is_large", lambda *_: True)
+    dock.segment.form.probabilities_box.setChecked(True)  # 160 kB that do not pack
+    run(qtbot, dock)
+    assert dock.failures == []
+    before, files = picture(viewer), sorted(temporary.glob("attention3d*"))
+    with monkeypatch.context() as patch:
+        patch.setattr(tempfile, "tempdir", str(full_disk))
+        patch.setattr(tasks_large, "result_bytes", lambda *_: 0)  # looked enough beforehand
+        run(qtbot, dock)
+    assert len(dock.failures) == 1
+    assert "disk" in dock.status.text
+    assert "full" in dock.status.text
+    assert_as_before(viewer, before)
+    assert not list(full_disk.iterdir())
+    assert sorted(temporary.glob("attention3d*")) == files
+    run(qtbot, dock)
+    assert len(dock.failures) == 1
 
 
 @pytest.fixture

@@ -214,6 +214,29 @@ def test_the_dock_is_closed_during_the_run_and_another_one_works(
     assert threads() == []
 
 
+def test_the_viewer_is_closed_during_the_run(
+    qtbot, make_napari_viewer, viewer, held, model, temporary
+):
+    window = make_napari_viewer()
+    window.add_image(viewer.layers["cells"].data, name="cells")
+    shown = open_dock(qtbot, window, model)
+    window.window.add_dock_widget(shown, name="Attention 3D")
+    run_first(qtbot, shown, held)
+    begin_again(qtbot, shown, held)
+    window.close()
+    held.go.set()
+    assert shown.runner.join()
+    qtbot.wait(20)
+    assert shown.failures == []
+    assert not list(temporary.glob("attention3d*"))
+    assert threads() == []
+    again = open_dock(qtbot, viewer, model)  # the program goes on with another window
+    run(qtbot, again)
+    assert again.failures == []
+    assert len(labels_of(viewer)) == 1
+    assert again.runner.join()
+
+
 # ---- disks
 
 

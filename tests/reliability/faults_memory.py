@@ -1,0 +1,59 @@
+"""Memory after a series of faults against that after one run; by test_faults_memory.py.
+
+In a process of its own: what other tests left behind is not in the count.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib.util
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from napari.components import ViewerModel
+
+_spec = importlib.util.spec_from_file_location(
+    "faults_run", Path(__file__).with_name("test_faults_run.py")
+)
+faults_run = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(faults_run)
+# fixtures
+temporary, model, dock = faults_run.temporary, faults_run.model, faults_run.dock
+
+SHAPE = (64, 96, 96)
+"""Probabilities of three classes take 7 MB: some that stay behind are seen."""
+
+
+@pytest.fixture
+def viewer():
+    made = ViewerModel()
+    scan = np.random.default_rng(1).random(SHAPE).astype(np.float32)
+    made.add_image(scan, name="cells")
+    return made
+
+
+def resident() -> int:
+    gc.collect()
+    return psutil.Process().memory_info().rss
+
+
+def test_memory(qtbot, viewer, dock, monkeypatch):
+    dock.segment.form.probabilities_box.setChecked(True)
+    faults_run.run(qtbot, dock)
+    assert dock.failures == []
+    rows = [("after one run", resident())]
+    for rounds in range(2):
+        for number, (point, inject) in enumerate(faults_run.POINTS.items()):
+            error = faults_run.FAULTS[(number + rounds) % len(faults_run.FAULTS)]
+            with monkeypatch.context() as patch:
+                inject(patch, error)
+                faults_run.run(qtbot, dock)
+            error.__traceback__ = error.__context__ = None
+            dock.failures[-1] = None
+            rows.append((f"{point}: {type(error).__name__}", resident()))
+    assert len(dock.failures) == len(rows) - 1
+    Path(os.environ["FAULTS_MEMORY"]).write_text(json.dumps(rows))
