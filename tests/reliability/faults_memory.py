@@ -16,6 +16,8 @@ import psutil
 import pytest
 from napari.components import ViewerModel
 
+from napari_attention3d.inference import memory
+
 _spec = importlib.util.spec_from_file_location(
     "faults_run", Path(__file__).with_name("test_faults_run.py")
 )
@@ -42,11 +44,12 @@ def resident() -> int:
 
 
 def test_memory(qtbot, viewer, dock, monkeypatch):
+    monkeypatch.setattr(memory, "WHOLE_GRID_VOXELS", 10)  # in planes: they have a middle
     dock.segment.form.probabilities_box.setChecked(True)
     faults_run.run(qtbot, dock)
     assert dock.failures == []
     rows = [("after one run", resident())]
-    for rounds in range(2):
+    for rounds in range(int(os.environ["FAULTS_ROUNDS"])):
         for number, (point, inject) in enumerate(faults_run.POINTS.items()):
             error = faults_run.FAULTS[(number + rounds) % len(faults_run.FAULTS)]
             with monkeypatch.context() as patch:

@@ -101,11 +101,13 @@ def model(tmp_path, monkeypatch):
     return save_tiny(folder / "tiny.safetensors")
 
 
-def open_dock(qtbot, viewer, model):
+def open_dock(qtbot, viewer, model, *, owned=False):
+    """Open the dock; one that a window owns goes with the window."""
     from napari_attention3d.widgets.main_widget import Attention3DWidget
 
     dock = Attention3DWidget(viewer)
-    qtbot.addWidget(dock)
+    if not owned:
+        qtbot.addWidget(dock)
     qtbot.waitUntil(lambda: dock.segment.is_ready, timeout=WAIT)
     dock.segment.form.add_model_file(str(model))
     dock.segment._on_changed()

@@ -219,7 +219,7 @@ def test_the_viewer_is_closed_during_the_run(
 ):
     window = make_napari_viewer()
     window.add_image(viewer.layers["cells"].data, name="cells")
-    shown = open_dock(qtbot, window, model)
+    shown = open_dock(qtbot, window, model, owned=True)
     window.window.add_dock_widget(shown, name="Attention 3D")
     run_first(qtbot, shown, held)
     begin_again(qtbot, shown, held)
