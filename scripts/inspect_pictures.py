@@ -4,15 +4,19 @@
         [-o docs/images] [--data FOLDER]
 
 NAME: ask, 3d and paint (guided brain model), brain (gated brain model), ct and nuclei (of
-FOLDER: abdomen.nii.gz with ct-organs.safetensors, ovule.tif with ovule-nuclei.safetensors;
-docs/attention.md names the scans). Default: those that need no FOLDER. Windows are drawn at
-1.5 times, canvases at twice the resolution of a screen.
+networks that are trained here on the scans of FOLDER, a few minutes each, and kept in
+build/pictures; docs/attention.md says where these scans are from). Default: all of them that can
+be taken. Windows are drawn at 1.5 times, canvases at twice the resolution of a screen.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
+import shutil
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -24,23 +28,33 @@ EDGE = 600
 """Edge of the canvas on the screen."""
 GUIDED, GATED = "brain-guided-attention", "brain-attention-unet"
 MNI = "MNI152 T1"
-SCANS = {
-    "ct": ("abdomen.nii.gz", "ct-organs.safetensors"),
-    "nuclei": ("ovule.tif", "ovule-nuclei.safetensors"),
+SCANS = {  # folder of FOLDER with image and label, the scan's name, the model's
+    "ct": ("d01_ct_abdomen", "abdomen.nii.gz", "ct-organs"),
+    "nuclei": ("d03_nuclei_ovule1135", "ovule.tif", "ovule-nuclei"),
 }
-MOST = 600_000
+MADE = Path("build/pictures")
+MOST = 400_000
 """Bytes of a picture."""
 
 
 def main() -> None:
     """Take the pictures that are named."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("names", nargs="*", default=["ask", "3d", "paint", "brain"])
+    parser.add_argument("names", nargs="*", help="ask, 3d, paint, brain, ct, nuclei")
     parser.add_argument("-o", "--out", type=Path, default=Path("docs/images"))
-    parser.add_argument("--data", type=Path, help="folder with scans and models of ct and nuclei")
+    shared = os.environ.get("NA3D_SHARED_DATA", "../shared/data")
+    parser.add_argument("--data", type=Path, default=shared, help="folder of ct and nuclei")
+    parser.add_argument("--minutes", type=float, default=5, help="of training for ct and nuclei")
     parser.add_argument("--paint-seconds", type=int, default=120, help="of the training")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
+    if not args.names:
+        args.names = ["ask", "3d", "paint", "brain"]
+        there = [name for name in SCANS if (args.data / SCANS[name][0]).is_dir()]
+        args.names += there
+        for name in set(SCANS) - set(there):
+            print(f"inspect-{name}.png stays: {args.data / SCANS[name][0]} is not there (--data)")
+    trained = {name: train(name, args.data, args.minutes) for name in SCANS if name in args.names}
     if "ask" in args.names:
         os.environ.setdefault("QT_SCALE_FACTOR", "1.5")
     with tempfile.TemporaryDirectory() as temporary:
@@ -51,11 +65,36 @@ def main() -> None:
             Figures(args, GUIDED).take(guided)
         if "brain" in args.names:
             Figures(args, GATED).take(["brain"])
-        for name in SCANS:
-            if name in args.names:
-                Figures(args, str(args.data / SCANS[name][1]), args.data / SCANS[name][0]).take(
-                    [name]
-                )
+        for name, (scan, model) in trained.items():
+            Figures(args, str(model), scan).take([name])
+
+
+def train(name: str, data: Path, minutes: float) -> tuple[Path, Path]:
+    """A scan and a network trained on it, unless that was done before: their files."""
+    source, scan_name, model_name = SCANS[name]
+    _, dot, suffix = scan_name.partition(".")
+    folder = MADE / name
+    scan, model = folder / scan_name, folder / f"{model_name}.safetensors"
+    if model.exists():
+        return scan, model
+    for sub in ("imagesTr", "labelsTr"):
+        (folder / sub).mkdir(parents=True, exist_ok=True)
+    image = data / source / f"image{dot}{suffix}"
+    shutil.copy(image, scan)
+    shutil.copy(image, folder / "imagesTr" / f"case_0000{dot}{suffix}")
+    shutil.copy(data / source / f"label{dot}{suffix}", folder / "labelsTr" / f"case{dot}{suffix}")
+    told = json.loads((data / "labels.json").read_text())[source]
+    about = {
+        "channel_names": {"0": "CT" if name == "ct" else "nuclei"},
+        "labels": {words.split(" (")[0]: int(value) for value, words in told.items()},
+        "numTraining": 1,
+        "file_ending": f"{dot}{suffix}",
+    }
+    (folder / "dataset.json").write_text(json.dumps(about))
+    command = [sys.executable, "-c", "from napari_attention3d.cli import main; main()", "train"]
+    command += [str(folder), "--preset", "quick", "--minutes", str(minutes), "-o", str(model)]
+    subprocess.run(command, check=True)
+    return scan, model
 
 
 class Figures:

@@ -16,6 +16,15 @@ from pathlib import Path
 from typing import Any
 
 SIZE = (1280, 960)
+DEMO_SIZE = (1600, 1000)
+"""Of demo.png, as the command `demo` makes it."""
+VENTRICLES = {  # strokes on the MNI152 template: (z, y), from x to x, whether inside
+    "left": ((94, 131), 86, 93, True),
+    "right": ((94, 101), 115, 121, True),
+    "white matter": ((94, 150), 60, 92, False),
+    "grey matter": ((94, 131), 126, 150, False),
+    "outside": ((94, 10), 20, 170, False),
+}
 MODEL = "brain-attention-unet"
 
 
@@ -37,14 +46,20 @@ def take_all(folder: Path, temporary: Path) -> None:
 
     get_settings().application.confirm_close_window = False
     viewer = napari.Viewer(title="napari")
-    viewer.window.resize(*SIZE)
+    viewer.window.resize(*DEMO_SIZE)
     _, dock = viewer.window.add_plugin_dock_widget("napari-attention3d", "Attention 3D")
     viewer.open_sample("napari-attention3d", "mni152")
     _segment(dock, MODEL)
     arrange_view(viewer)
+    save(viewer, folder / "demo.png")
+    viewer.window.resize(*SIZE)
     settle(1000)
     save(viewer, folder / "tab-segment.png")
-    steps = {"Measure": measure, "Batch": batch}
+    fold = dock.segment.form.fold
+    fold.expand(animate=False)
+    save(viewer, folder / "panel.png")
+    fold.collapse(animate=False)
+    steps = {"Correct": correct, "Measure": measure, "Batch": batch}
     for index in range(dock.tabs.count()):
         name = dock.tabs.tabText(index)
         if name == "Segment":
@@ -56,6 +71,43 @@ def take_all(folder: Path, temporary: Path) -> None:
         else:
             save(viewer, folder / f"tab-{name.lower()}.png")
     viewer.close()
+
+
+def correct(viewer: Any, dock: Any, folder: Path, temporary: Path) -> None:
+    """The Correct tab before and after strokes for a class that no model here knows."""
+    save(viewer, folder / "tab-correct.png")
+    panel, scan = dock.correct, dock.chooser.layer
+    seen = {one: one.visible for one in viewer.layers}
+    order, point = viewer.dims.order, viewer.dims.point
+    for one in seen:
+        one.visible = one is scan
+    viewer.dims.order = (0, 1, 2)
+    viewer.dims.set_point(0, float(scan.data_to_world((94, 0, 0))[0]))
+    viewer.reset_view()
+    panel.start_form.choose("nothing")
+    panel.start_form.classes_edit.setText("ventricle")
+    panel.start_form.changed.emit()
+    wait(lambda: panel.start_form.start_button.isEnabled())
+    panel.start_form.start_button.click()
+    wait(lambda: panel.link is not None)
+    strokes = panel.link.layers.strokes
+    for (z, y), first, last, inside in VENTRICLES.values():
+        value = 1 if inside else panel.link.marker
+        strokes.selected_label = value
+        strokes.brush_size = 3
+        for x in range(first, last, 2):
+            strokes.paint((z, y, x), value)
+    click(panel, panel.form.learn_button)
+    strokes.mode = "pan_zoom"
+    save(viewer, folder / "correct.png")
+    panel.form.close_button.click()
+    wait(lambda: panel.link is None)
+    for one in [one for one in viewer.layers if one not in seen]:
+        viewer.layers.remove(one)
+    for one, visible in seen.items():
+        one.visible = visible
+    viewer.dims.order, viewer.dims.point = order, point
+    viewer.reset_view()
 
 
 def measure(viewer: Any, dock: Any, folder: Path, temporary: Path) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .errors import InputError
+from .errors import InputError, TimePointNeeded
 
 if TYPE_CHECKING:
     from .volumes import Volume
@@ -206,13 +206,21 @@ def sample_phantom_nuclei() -> list[LayerData]:
 
 def _shown(path: str | Path, name: str | None = None, kind: str | None = None) -> list[LayerData]:
     from .volumes import read_volume
+    from .widgets.layer_series import series_to_layer_data
     from .widgets.layers import guess_kind, volume_to_layer_data
 
-    volume = read_volume(path)
+    times = 0
+    try:
+        volume = read_volume(path)
+    except TimePointNeeded as needed:
+        times = needed.times
+        volume = read_volume(path, time=0)
     _stand_upright(volume)
     if name is not None:
         volume = volume.replace(name=name)
     kind = kind or str(volume.metadata.get("kind") or guess_kind(volume))
+    if times:
+        return series_to_layer_data(volume, Path(path), times, kind)
     coarser: list[Any] = []
     if Path(path).is_dir() and volume.metadata.get("format") != "DICOM":
         from .volumes.formats.ome_zarr import coarser_levels

@@ -7,6 +7,8 @@ next; the window shows it as it is and the command line prints it as it is.
 
 from __future__ import annotations
 
+from typing import Self
+
 __all__ = [
     "DAMAGED",
     "Attention3DError",
@@ -16,6 +18,7 @@ __all__ = [
     "ModelMismatchError",
     "OutOfMemory",
     "OutputError",
+    "TimePointNeeded",
     "VolumeFormatError",
     "first_line",
 ]
@@ -44,6 +47,28 @@ class InputError(Attention3DError):
 
 class VolumeFormatError(InputError):
     """A file is missing, unreadable, damaged or not of a supported format."""
+
+
+class TimePointNeeded(InputError):
+    """A file is a series in time, of which one point has to be chosen.
+
+    Attributes
+    ----------
+    times
+        How many there are.
+    """
+
+    times: int = 0
+
+    @classmethod
+    def of(cls, name: str, times: int, what: str = "time points", hint: str = "") -> Self:
+        """Build it for a file of that name."""
+        error = cls(
+            f"{name} has {times} {what}, choose one with --time (0 to {times - 1}), in a recipe "
+            f"with time:{hint}"
+        )
+        error.times = times
+        return error
 
 
 class ModelFileError(InputError):

@@ -173,6 +173,9 @@ class Recipe(_Strict):
     def words(self) -> str:
         """A line for a person."""
         parts = [self.model.name]
+        for key, word in (("time", "time point"), ("channel", "channel")):
+            if getattr(self, key) is not None:
+                parts[0] += f", {word} {getattr(self, key)}"
         parts += [str(rule.rule).replace("_", " ") for rule in self.clean_up]  # type: ignore[attr-defined]
         if self.measure is not None:
             parts.append("measure parts" if self.measure.components else "measure labels")

@@ -21,6 +21,7 @@ __all__ = [
     "Box",
     "MaskReader",
     "Region",
+    "as_box",
     "class_names",
     "connect",
     "describe_grid_difference",

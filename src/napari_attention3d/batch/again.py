@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..analysis.masks import label_array
+from ..analysis.masks import MaskReader, as_box, slabs
 from ..errors import InputError
 from ..models.store import Model
 from ..networks.norm import Calibration
@@ -137,12 +137,22 @@ def _scan_of(file: Path, provenance: Mapping[str, Any]) -> Path:
 def run_again(again: Again, model: Model, target: Path, machine: Machine) -> Job[Repeated]:
     """Job: make the file once more, under another name, and compare the two masks."""
     outcome = yield from segment_file(Plan(again.scan, target), model, again.recipe, machine)
-    yield Progress(0, 0, "Comparing")
-    return Repeated(outcome, changed_voxels(again.file, read_volume(target)))
+    return Repeated(outcome, (yield from changed_voxels(again.file, read_volume(target))))
 
 
-def changed_voxels(old: Volume, new: Volume) -> int | None:
-    """Voxels that differ between two masks; None if one is no mask, or their grids differ."""
+def changed_voxels(old: Volume, new: Volume) -> Job[int | None]:
+    """Job: voxels that differ between two masks, of any size.
+
+    None if one is no mask, or their grids differ.
+    """
     if old.metadata.get("kind") != "labels" or not old.geometry.is_close(new.geometry):
         return None
-    return int(np.count_nonzero(label_array(old) != label_array(new)))
+    readers = MaskReader(old), MaskReader(new)
+    shape = readers[0].shape
+    changed = 0
+    for first, last in slabs(shape):
+        yield Progress(first, shape[0], "Comparing")
+        box = as_box((first, 0, 0), (last, *shape[1:]))
+        one, other = (reader.read(box) for reader in readers)
+        changed += int(np.count_nonzero(one != other))
+    return changed

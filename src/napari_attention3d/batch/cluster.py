@@ -152,7 +152,10 @@ class Cluster:
                 time.sleep(_PAUSE)
 
     def result(self, future: Any) -> Any:
-        """The result of a call that is over.
+        """The result of a call that is over; asked for once.
+
+        The cluster keeps it no longer, else it would do the call anew when the worker that
+        has it dies.
 
         Raises
         ------
@@ -162,7 +165,10 @@ class Cluster:
         while future.status in ("pending", "lost"):  # its worker died: another one does it
             time.sleep(_PAUSE)
         if future.status == "finished":
-            return future.result()
+            found = future.result()
+            self._futures.remove(future)
+            future.release()
+            return found
         problem = future.exception() if future.status == "error" else None
         if problem is None:
             raise InputError("the cluster lost it; run it again")

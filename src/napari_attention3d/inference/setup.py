@@ -233,10 +233,10 @@ def describe_run(
     """Return the run's part of the provenance; JSON-compatible, floats unrounded."""
     grid = setup.place.grid
     # of a file with several, where one was opened as a layer
-    channel = {"channel": volume.metadata["channel"]} if "channel" in volume.metadata else {}
+    chosen = {key: volume.metadata[key] for key in ("channel", "time") if key in volume.metadata}
     return {
         "source": {
-            **channel,
+            **chosen,
             "name": volume.name,
             "path": str(volume.source) if volume.source else None,
             "shape": [int(n) for n in volume.array.shape],

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import weakref
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +26,7 @@ from .worker import JobFailure, JobRunner, Run
 if TYPE_CHECKING:
     from napari.layers import Layer
 
-    from ..batch import Outcome
+    from ..batch import Machine, Outcome
     from ..progress import Progress
     from ..recipe import Recipe
 
@@ -150,16 +151,13 @@ class BatchPanel(QWidget):
             self._refuse(error)
             self._update()
             return
-        look = self.runner.call(partial(batch_tasks.edited_since, source), "look at the mask")
-        look.returned.connect(partial(self._on_looked, str(layer.name)))
+        look = self.runner.call(partial(batch_tasks.not_in_recipe, source), "look at the mask")
+        look.returned.connect(self._on_looked)
         self._update()
 
-    def _on_looked(self, name: str, edited: bool) -> None:
-        if edited and self.recipe is not None:
-            self.status.idle(
-                f"⚠ {name} was painted on since the model made it; no recipe holds that, this one "
-                "makes the mask as it was before"
-            )
+    def _on_looked(self, doubts: list[str]) -> None:
+        if doubts and self.recipe is not None:
+            self.status.idle(f"⚠ {'; '.join(doubts)}")
 
     def forget(self) -> None:
         """Do as the Segment tab says."""
@@ -257,7 +255,7 @@ class BatchPanel(QWidget):
 
     def run_again(self) -> None:
         """Make the chosen result again, as a new layer."""
-        from ..batch.again import region_of
+        from ..batch.again import calibration_of, region_of
 
         layer = self.form.result.layer
         if layer is None or not self.form.again_button.isEnabled():
@@ -269,15 +267,18 @@ class BatchPanel(QWidget):
         except Attention3DError as error:
             self._refuse(error)
             return
-        machine = self._machine(region_of(layer.metadata[KEY]["provenance"]))
+        about = layer.metadata[KEY]["provenance"]
+        machine = replace(
+            self._machine(), region=region_of(about), calibration=calibration_of(about)
+        )
         self._again = weakref.ref(layer)
         job = partial(batch_tasks.rerun_job, mask, scan, recipe, machine)
         self._submit(job, "run again", self._on_again)
 
-    def _machine(self, region: Any = None) -> Any:
+    def _machine(self) -> Machine:
         from ..batch import Machine
 
-        return Machine(str(self.segment.form.options()["device"]), region=region)
+        return Machine(str(self.segment.form.options()["device"]))
 
     def _submit(self, job: Any, name: str, on_returned: Any) -> None:
         if self._run is not None:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ..errors import InputError
+from ..geometry import Geometry
 from ..progress import Progress
 from .layers import (
     KEY,
@@ -17,6 +21,7 @@ from .layers import (
     volume_to_layer_data,
 )
 from .results import LayerPlan, plan_layers
+from .tasks_large import is_large, segment_to_disk, with_levels
 
 if TYPE_CHECKING:
     from napari.layers import Layer
@@ -28,7 +33,7 @@ __all__ = [
     "Again",
     "batch_job",
     "count_scans",
-    "edited_since",
+    "not_in_recipe",
     "recipe_of_layer",
     "rerun_job",
     "scan_of_layer",
@@ -97,11 +102,28 @@ def recipe_of_layer(layer: Layer) -> Recipe:
     return recipe_of(_entry(layer).get("provenance") or {})
 
 
-def edited_since(mask: LayerSource) -> bool:
-    """Whether a mask was painted on since a model made it; reads all of it."""
+def not_in_recipe(mask: LayerSource) -> list[str]:
+    """What was done to make a mask that no recipe holds, in words; reads all of it."""
     from ..provenance import was_edited
+    from ..volumes import read_volume
 
-    return was_edited(mask.volume)
+    volume, doubts = mask.volume, []
+    if was_edited(volume):
+        doubts.append(
+            f"{volume.name} was painted on since the model made it; no recipe holds that, this one "
+            "makes the mask as it was before"
+        )
+    source = (volume.metadata.get("provenance") or {}).get("source") or {}
+    path = source.get("path")
+    with suppress(InputError, KeyError, TypeError, ValueError):
+        grid = read_volume(path, time=source.get("time")).geometry
+        then = Geometry(grid.shape, np.asarray(source["affine"], float), str(source["unit"]))
+        if not then.is_close(grid):
+            doubts.append(
+                f"{source.get('name')} was moved or got another voxel size in the window; the "
+                f"recipe takes it as {Path(path).name} says: correct the file, or the masks differ"
+            )
+    return doubts
 
 
 def scan_of_layer(layer: Layer, others: Sequence[Layer]) -> LayerSource | Path:
@@ -117,7 +139,10 @@ def scan_of_layer(layer: Layer, others: Sequence[Layer]) -> LayerSource | Path:
     for one in others:
         if one is layer or one.name != source.get("name") or getattr(one, "rgb", False):
             continue
-        found = layer_to_volume(one)
+        lead = source.get("time", source.get("channel")) if one.ndim == 4 else None
+        if lead is not None and lead >= one.data.shape[0]:
+            continue
+        found = layer_to_volume(one, leading=lead)
         if tuple(found.volume.array.shape) == shape:
             return found
     path = source.get("path")
@@ -140,7 +165,7 @@ def rerun_job(
         The layer as it is.
     """
     from ..batch.again import changed_voxels
-    from ..batch.run import apply_recipe
+    from ..batch.run import apply_recipe, complete
     from ..volumes import read_volume
 
     yield Progress(0, 0, "Loading the model …")
@@ -151,8 +176,15 @@ def rerun_job(
         volume = read_volume(scan, time=recipe.time)
         array, keywords, _ = volume_to_layer_data(volume, kind="image")[0]
         scan = replace(meta_to_source(array, keywords), volume=volume)
-    applied = yield from apply_recipe(scan.volume, model, recipe, machine)
-    result = replace(applied.result, labels=applied.labels)
-    yield Progress(0, 0, "Comparing")
+    options = machine.options(recipe)
+    large = not recipe.clean_up and is_large(scan.volume, model, options)
+    if large:  # as its mask was made, which would not fit the memory
+        result = yield from segment_to_disk(scan, model, options, None, machine.calibration)
+        complete(result, scan.volume, recipe)
+    else:
+        applied = yield from apply_recipe(scan.volume, model, recipe, machine)
+        result = replace(applied.result, labels=applied.labels)
     before = mask.volume.replace(metadata={**mask.volume.metadata, "kind": "labels"})
-    return Again(plan_layers(result, scan), changed_voxels(before, applied.labels), result.seconds)
+    changed = yield from changed_voxels(before, result.labels)
+    plans = plan_layers(result, scan)
+    return Again(with_levels(plans, result, scan) if large else plans, changed, result.seconds)

@@ -17,6 +17,7 @@ from . import correct_tasks
 from .correct_sessions import SavedSession, discard, saved_sessions
 from .correct_start import NOTHING, StartForm, short_path
 from .layer_classes import layer_classes
+from .layer_series import lead_in_view
 from .layers import LayerSource, layer_to_volume
 from .measure_choosers import LayerList, role_of
 from .tasks import ModelShelf
@@ -138,10 +139,8 @@ class Beginning(QObject):
         layer = self.panel.chooser.layer
         if layer is None:
             raise InputError(_NO_SCAN)
-        leading = None
-        if layer.ndim == 4 and self._wants_one_channel():
-            dims = self.panel.viewer.dims
-            leading = int(dims.current_step[dims.ndim - 4])
+        one = self._wants_one_channel()
+        leading = lead_in_view(self.panel.viewer, layer, one_channel=one)
         return layer_to_volume(layer, leading=leading)
 
     def _wants_one_channel(self) -> bool:

@@ -21,7 +21,8 @@ from ..errors import Attention3DError
 from .inspect_cursor import class_name
 from .inspect_curves import SvgView, save_drawing
 from .inspect_maps import MapsSection
-from .inspect_runs import Runs, time_in_view
+from .inspect_runs import Runs
+from .layer_series import time_in_view
 from .layers import LayerSource, layer_to_volume
 from .measure_table import FiguresTable
 

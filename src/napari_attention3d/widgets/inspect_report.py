@@ -11,8 +11,9 @@ import numpy as np
 from ..errors import Attention3DError
 from .inspect_look import MapLayer, sample
 from .inspect_numbers import in_view
-from .inspect_runs import Runs, time_in_view
+from .inspect_runs import Runs
 from .inspect_words import answer_text
+from .layer_series import time_in_view
 from .layers import layer_to_volume
 from .probe import voxel_to_shown
 

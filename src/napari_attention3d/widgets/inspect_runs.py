@@ -8,7 +8,6 @@ from collections.abc import Callable, Generator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from qtpy.QtCore import QObject, Signal
 
 from ..errors import Attention3DError
@@ -16,6 +15,7 @@ from ..progress import Progress
 from . import inspect_tasks, tasks
 from .inspect_dress import Dress
 from .layer_chooser import LayerChooser
+from .layer_series import time_in_view
 from .layers import KEY, LayerSource, geometry_from_dict, layer_to_volume
 from .notify import notify_failure
 from .segment_panel import SegmentPanel
@@ -25,7 +25,7 @@ from .worker import JobFactory, JobFailure, JobRunner, Run
 if TYPE_CHECKING:
     from napari.layers import Labels, Layer
 
-__all__ = ["NO_SCAN", "Runs", "time_in_view"]
+__all__ = ["NO_SCAN", "Runs"]
 
 NO_SCAN = "Open a 3D scan first, then run a model on it"
 
@@ -339,13 +339,3 @@ def _entry(layer: Layer) -> dict[str, Any]:
     """What we noted of a layer."""
     entry = layer.metadata.get(KEY, {})
     return entry if isinstance(entry, dict) else {}
-
-
-def time_in_view(viewer: Any, layer: Layer) -> int:
-    """Index along the first axis of a 4D layer that the viewer shows; 0 for others."""
-    if layer.ndim < 4:
-        return 0
-    point = np.asarray(viewer.dims.point, dtype=float)[-layer.ndim :]
-    at = round(float(np.asarray(layer.world_to_data(point), dtype=float)[0]))
-    data = layer.data[0] if layer.multiscale else layer.data
-    return min(max(at, 0), int(data.shape[0]) - 1)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     from napari.layers import Layer
 
-__all__ = ["layer_matrix", "meta_matrix", "spatial_transform", "unit_factors"]
+__all__ = ["layer_matrix", "lead_meaning", "meta_matrix", "spatial_transform", "unit_factors"]
 
 _LENGTHS_MM = {
     "millimeter": 1.0,
@@ -41,6 +41,15 @@ def layer_matrix(layer: Layer) -> npt.NDArray[np.float64]:
         matrix[:n, axis] = np.asarray(layer.data_to_world(unit_vector)) - origin
     matrix[:n, n] = origin
     return matrix
+
+
+def lead_meaning(meta: Mapping[str, Any]) -> str:
+    """What the first axis of a 4D layer is, "channel" if its label says so, else "time".
+
+    A file that has no such axis is refused when it is read by a recipe that asks for one.
+    """
+    first = str((tuple(meta.get("axis_labels") or ()) or ("",))[0]).lower()
+    return "channel" if first in ("c", "channel", "channels") else "time"
 
 
 def meta_matrix(meta: Mapping[str, Any], ndim: int) -> npt.NDArray[np.float64]:

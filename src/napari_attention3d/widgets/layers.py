@@ -22,7 +22,13 @@ from ..errors import InputError
 from ..geometry import Geometry, Reorientation
 from ..volumes.volume import Volume
 from .layer_classes import class_keywords
-from .layer_transform import layer_matrix, meta_matrix, spatial_transform, unit_factors
+from .layer_transform import (
+    layer_matrix,
+    lead_meaning,
+    meta_matrix,
+    spatial_transform,
+    unit_factors,
+)
 
 if TYPE_CHECKING:
     from napari.layers import Layer
@@ -41,6 +47,9 @@ __all__ = [
 
 KEY = "napari-attention3d"
 """Our entry in ``layer.metadata``."""
+
+_KEPT = ("provenance", "notes", "nifti", "channel")
+"""What a volume knows of how its layer was read or made."""
 
 LayerData = tuple[Any, dict[str, Any], str]
 
@@ -352,8 +361,10 @@ def meta_to_source(
         )
     if matrix is None:
         matrix = meta_matrix(meta, ndim)
+    taken: dict[str, int] = {}
     if leading is not None and ndim == 4:
         data = data[leading]
+        taken = {lead_meaning(meta): leading}
     transform = spatial_transform(meta, ndim)
     factors, unit = unit_factors(transform["units"])
     affine = np.eye(4)
@@ -369,7 +380,7 @@ def meta_to_source(
         true,
         name,
         source=Path(entry["source"]) if "source" in entry else None,
-        metadata={k: entry[k] for k in ("provenance", "notes", "nifti", "channel") if k in entry},
+        metadata={k: entry[k] for k in _KEPT if k in entry} | taken,
     )
     return LayerSource(volume, turn, shown, transform)
 

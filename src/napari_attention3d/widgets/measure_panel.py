@@ -23,6 +23,7 @@ from ..errors import Attention3DError
 from . import measure_tasks
 from .clean_page import CleanPage
 from .layer_chooser import LayerChooser
+from .layer_series import is_time_series, time_in_view, time_of_result
 from .layers import KEY, LayerSource, layer_to_volume
 from .measure_choosers import LabelsChooser, role_of
 from .measure_forms import CompareForm, MeasureForm
@@ -187,7 +188,7 @@ class MeasurePanel(QWidget):
             return
         try:
             source = measure_tasks.read_labels(layer)
-            images, attention = self._images()
+            images, attention = self._images(layer)
             self._settings = self.form.settings()
         except Attention3DError as error:
             self.refuse(error)
@@ -198,12 +199,17 @@ class MeasurePanel(QWidget):
         job = partial(measure_tasks.measure_job, source, images, attention, **self._settings)
         self.submit(job, "measure", self._on_measured)
 
-    def _images(self) -> tuple[dict[str, Any], dict[str, Any]]:
+    def _images(self, mask: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         images: dict[str, Any] = {}
         attention: dict[str, Any] = {}
         for layer in self.form.images.ticked:
             found = attention if role_of(layer).startswith("attention:") else images
-            found[_short(layer)] = layer_to_volume(layer).volume
+            lead = None
+            if is_time_series(layer):  # that of the mask, else the one in view
+                lead = time_of_result(mask)
+                if lead is None or lead >= layer.data.shape[0]:
+                    lead = time_in_view(self.viewer, layer)
+            found[_short(layer)] = layer_to_volume(layer, leading=lead).volume
         return images, attention
 
     def _on_measured(self, measured: measure_tasks.Measured) -> None:

@@ -13,6 +13,7 @@ from qtpy.QtWidgets import QFileDialog, QVBoxLayout, QWidget
 from ..errors import Attention3DError
 from . import tasks
 from .layer_chooser import LayerChooser
+from .layer_series import lead_in_view
 from .layers import LayerSource, layer_to_volume
 from .notify import notify_failure, summarise
 from .preview import Preview
@@ -180,10 +181,8 @@ class SegmentPanel(QWidget):
         layer = self.chooser.layer
         if layer is None:
             raise Attention3DError(_NO_SCAN)
-        leading = None
-        if layer.ndim == 4 and self.form.model_channels == 1:
-            step = self.viewer.dims.current_step
-            leading = int(step[self.viewer.dims.ndim - 4])
+        one = self.form.model_channels == 1
+        leading = lead_in_view(self.viewer, layer, one_channel=one)
         return layer, layer_to_volume(layer, leading=leading)
 
     def _options(self, layer: Layer, source: LayerSource) -> SegmentOptions:

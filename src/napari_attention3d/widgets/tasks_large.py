@@ -16,6 +16,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..progress import Progress
+from ..provenance import fingerprint
 from .layers import LayerSource
 from .results import LayerPlan
 
@@ -93,6 +94,8 @@ def segment_to_disk(
             )
             yield Progress(0, 0, "Writing to the disk …")
             store.flush()
+            stored = getattr(result.labels.array, "array")  # noqa: B009
+            result.provenance["fingerprint"] = fingerprint(stored)
             for name in names:
                 store.describe(name, getattr(result, name).metadata)
             maps = {

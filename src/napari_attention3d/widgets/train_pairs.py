@@ -19,6 +19,7 @@ from qtpy.QtWidgets import (
 )
 
 from ..errors import InputError
+from .layer_series import is_time_series, time_of_result
 from .layers import layer_to_volume, source_for_array
 from .measure_choosers import LayerList, role_of
 
@@ -196,7 +197,13 @@ def read_pair(image: Image, labels: Labels) -> tuple[Volume, Volume]:
     InputError
         If they do not lie on one grid and do not know where they lie.
     """
-    scan, mask = layer_to_volume(image), layer_to_volume(labels)
+    lead = time_of_result(labels) if is_time_series(image) else None
+    if is_time_series(image) and lead is None:
+        raise InputError(
+            f"“{image.name}” is a series in time, and “{labels.name}” does not say which point of "
+            "it it belongs to; right-click > Split Stack, and choose that point as the scan"
+        )
+    scan, mask = layer_to_volume(image, leading=lead), layer_to_volume(labels)
     if mask.shown.shape == scan.shown.shape:
         if not mask.shown.is_close(scan.shown) and mask.volume.geometry.unit != "pixel":
             raise InputError(

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from ...errors import InputError, VolumeFormatError
+from ...errors import InputError, TimePointNeeded, VolumeFormatError
 from ...geometry import Geometry
 from ..volume import Volume
 from .base import Format, check_index, matched_suffix, reading
@@ -45,10 +45,8 @@ class DicomFormat(Format):
             slices = [one for file in files for one in slices_of(file)]
             rows = check_stack(slices, path.name)
             if len(rows[0]) > 1 and time is None:
-                raise InputError(
-                    f"{path.name} has {len(rows[0])} images at each place (time points, echoes); "
-                    f"choose one with time=/--time (0 to {len(rows[0]) - 1})"
-                )
+                what = "images at each place (time points, echoes)"
+                raise TimePointNeeded.of(path.name, len(rows[0]), what)
             chosen = check_index(time or 0, len(rows[0]), "time point", path.name)
             if channel is not None:
                 check_index(channel, 1, "channel", path.name)

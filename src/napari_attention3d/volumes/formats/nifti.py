@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from ...errors import InputError, VolumeFormatError
+from ...errors import InputError, TimePointNeeded, VolumeFormatError
 from ..atomic import atomic_path
 from ..volume import Volume
 from .about import describe, described
@@ -171,10 +171,8 @@ def _plan(header: Any, path: Path, channel: int | None, time: int | None) -> _Pl
         times, channels = 1, times
         notes.append(f"4th axis read as {channels} channels")
     if times > 1 and time is None:
-        raise InputError(
-            f"{path.name} has {times} time points, choose one with time=/--time (0 to {times - 1})"
-            + ("" if channels > 1 else "; if they are channels, choose one with channel=/--channel")
-        )
+        hint = "" if channels > 1 else "; if they are channels, choose one with --channel"
+        raise TimePointNeeded.of(path.name, times, hint=hint)
     chosen = check_index(time or 0, times, "time point", path.name)
     if channel is not None:
         check_index(channel, channels, "channel", path.name)

@@ -15,7 +15,13 @@ import numpy as np
 import numpy.typing as npt
 import psutil
 
-from ...errors import Attention3DError, InputError, VolumeFormatError, first_line
+from ...errors import (
+    Attention3DError,
+    InputError,
+    TimePointNeeded,
+    VolumeFormatError,
+    first_line,
+)
 from .base import check_index, check_voxel_type
 from .ome_zarr_parse import Multiscale
 
@@ -232,9 +238,7 @@ def open_level(
     times = array.shape[at["t"]] if "t" in at else 1
     channels = array.shape[at["c"]] if "c" in at else 1
     if times > 1 and time is None:
-        raise InputError(
-            f"{name} has {times} time points, choose one with time=/--time (0 to {times - 1})"
-        )
+        raise TimePointNeeded.of(name, times)
     fixed = {}
     chosen = check_index(time or 0, times, "time point", name)
     if "t" in at:

@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from ...errors import InputError, VolumeFormatError
+from ...errors import InputError, TimePointNeeded, VolumeFormatError
 from ...geometry import Geometry
 from ..atomic import atomic_path
 from ..volume import Volume
@@ -195,9 +195,7 @@ def _layout(series: Any, name: str, channel: int | None, time: int | None) -> _L
     if "Z" not in where:
         _refuse_flat(name, times, channels)
     if times > 1 and time is None:
-        raise InputError(
-            f"{name} has {times} time points, choose one with time=/--time (0 to {times - 1})"
-        )
+        raise TimePointNeeded.of(name, times)
     chosen = check_index(time or 0, times, "time point", name)
     if channel is not None:
         check_index(channel, channels, "channel", name)
