@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 from pathlib import Path
@@ -39,6 +40,19 @@ def cluster():
         n_workers=2, threads_per_worker=1, processes=False, dashboard_address=None
     ) as made:
         yield made
+
+
+@pytest.fixture
+def _forked(monkeypatch):
+    """Workers that are processes are forked from one that has imported all: half the time."""
+    import dask
+    from distributed import utils
+
+    monkeypatch.setattr(utils, "_forkserver_preload_set", True)  # else it sets its own
+    forkserver = multiprocessing.get_context("forkserver")
+    forkserver.set_forkserver_preload(["distributed", "napari_attention3d.batch.work"])
+    with dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}):
+        yield
 
 
 def labels_of(path: Path) -> np.ndarray:
@@ -211,7 +225,9 @@ def begun_and_ended(log: Path) -> tuple[list[tuple[int, int]], list[tuple[int, i
     return begun, ended
 
 
-def test_a_worker_killed_over_a_part_of_a_large_scan_loses_nothing(tmp_path, models_folder, tools):
+def test_a_worker_killed_over_a_part_of_a_large_scan_loses_nothing(
+    tmp_path, models_folder, tools, _forked
+):
     """Two processes share an OME-Zarr; one dies after its first part, with another one begun."""
     scan = tools.write_scan(tmp_path / "scan.ome.zarr", shape=(250, 8, 8))
     model = TINY.load_model()
