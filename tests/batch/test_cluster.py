@@ -43,7 +43,7 @@ def cluster():
 
 
 @pytest.fixture
-def _forked(monkeypatch):
+def forked(monkeypatch):
     """Workers that are processes are forked from one that has imported all: half the time."""
     import dask
     from distributed import utils
@@ -226,7 +226,7 @@ def begun_and_ended(log: Path) -> tuple[list[tuple[int, int]], list[tuple[int, i
 
 
 def test_a_worker_killed_over_a_part_of_a_large_scan_loses_nothing(
-    tmp_path, models_folder, tools, _forked
+    tmp_path, models_folder, tools, forked
 ):
     """Two processes share an OME-Zarr; one dies after its first part, with another one begun."""
     scan = tools.write_scan(tmp_path / "scan.ome.zarr", shape=(250, 8, 8))

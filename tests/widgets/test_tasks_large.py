@@ -11,7 +11,7 @@ import pytest
 
 from napari_attention3d.errors import InputError
 from napari_attention3d.volumes import read_volume
-from napari_attention3d.widgets import tasks_large
+from napari_attention3d.widgets import batch_tasks, tasks_large
 from napari_attention3d.widgets.measure_choosers import role_of
 
 
@@ -59,6 +59,45 @@ def test_results_that_do_not_fit_lie_on_the_disk_and_are_the_same(
     np.testing.assert_array_equal(np.asarray(read_volume(written).array), expected)
     run(dock, qtbot, tools)  # a newer result takes the place of the older one
     assert len(masks(viewer)) == 1
+
+
+def test_a_mask_on_the_disk_says_how_it_was_made_and_is_made_again(
+    dock, viewer, qtbot, tools, scan_array, short_of_memory, tmp_path
+):
+    from napari_attention3d.cli import main
+    from napari_attention3d.provenance import fingerprint
+    from napari_attention3d.volumes import Volume, write_volume
+    from napari_attention3d.widgets.layers import KEY, layer_to_volume
+
+    scan = write_volume(tmp_path / "scan.ome.zarr", Volume.from_array(scan_array))
+    viewer.open(str(scan), plugin="napari-attention3d")
+    run(dock, qtbot, tools)
+    (mask,) = masks(viewer)
+    assert not isinstance(mask.data, np.ndarray)
+    expected = np.asarray(layer_to_volume(mask).volume.array)
+    provenance = mask.metadata[KEY]["provenance"]
+    assert provenance["fingerprint"] == fingerprint(expected)
+    assert len(provenance["model"]["sha256"]) == 64
+
+    panel = dock.batch
+    panel.form.result.choose(mask)
+    panel.run_again()
+    qtbot.waitUntil(lambda: not panel.is_busy, timeout=60_000)
+    assert "identical" in panel.status.text
+    again = next(one for one in masks(viewer) if one.name.endswith("(again)"))
+    assert not isinstance(again.data, np.ndarray)  # it would not fit this time either
+    assert again.metadata[KEY]["provenance"]["fingerprint"] == provenance["fingerprint"]
+    assert batch_tasks.not_in_recipe(layer_to_volume(mask)) == []
+
+    for suffix in (".ome.zarr", ".nii.gz"):
+        target = tmp_path / f"again{suffix}"
+        (saved,) = mask.save(str(tmp_path / f"mask{suffix}"), plugin="napari-attention3d")
+        with pytest.raises(SystemExit) as end:
+            main(["rerun", saved, "-o", str(target)])
+        assert end.value.code in (0, None)
+        np.testing.assert_array_equal(np.asarray(read_volume(target).array), expected)
+        told = read_volume(target).metadata["provenance"]
+        assert told["fingerprint"] == provenance["fingerprint"]
 
 
 def test_a_cancelled_run_leaves_nothing_on_the_disk(
