@@ -114,7 +114,7 @@ def not_in_recipe(mask: LayerSource) -> list[str]:
             "makes the mask as it was before"
         )
     source = (volume.metadata.get("provenance") or {}).get("source") or {}
-    path = source.get("path")
+    path = str(source.get("path") or "")
     with suppress(InputError, KeyError, TypeError, ValueError):
         grid = read_volume(path, time=source.get("time")).geometry
         then = Geometry(grid.shape, np.asarray(source["affine"], float), str(source["unit"]))
