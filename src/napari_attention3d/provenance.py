@@ -18,7 +18,7 @@ from . import __version__
 if TYPE_CHECKING:
     from .volumes.volume import Volume
 
-__all__ = ["SOFTWARE", "fingerprint", "made_with", "origin", "was_edited"]
+__all__ = ["SOFTWARE", "edit_note", "fingerprint", "made_with", "origin", "was_edited"]
 
 SOFTWARE = {"napari-attention3d": __version__}
 
@@ -76,3 +76,13 @@ def was_edited(mask: Volume) -> bool:
         return False
     then = told.get("fingerprint")
     return bool(told.get("edited")) or (bool(then) and then != fingerprint(mask.array))
+
+
+def edit_note(mask: Volume) -> str:
+    """Words for figures within a mask that is not as it was made; "" if it is, or not known."""
+    if not was_edited(mask):
+        return ""
+    return (
+        f"{mask.name} was changed by hand since a model made it: the figures are of the mask as "
+        "it is now, the map is of the scan as the model saw it."
+    )

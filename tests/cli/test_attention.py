@@ -7,6 +7,7 @@ import csv
 import numpy as np
 import pytest
 
+from napari_attention3d.provenance import fingerprint
 from napari_attention3d.volumes import Volume, read_volume, write_volume
 
 
@@ -112,6 +113,21 @@ def test_shares_of_a_map_within_a_mask(run, tmp_path):
     assert first["share inside (%)"] == pytest.approx(75)
     assert first["largest value"] == "inside"
     assert first["inside (mm3)"] == pytest.approx(48)
+    assert not any("changed by hand" in note for note in outcome.json["notes"])
+
+
+def test_shares_say_that_the_mask_was_painted_on(run, tmp_path):
+    mask = np.zeros((8, 10, 12), np.uint8)
+    mask[2:4, 2:5, 2:6] = 1
+    then = {"model": {"name": "net"}, "fingerprint": fingerprint(mask)}
+    gate = write_volume(tmp_path / "map.nii.gz", Volume.from_array(np.ones(mask.shape, np.float32)))
+    for value, edited in ((1, False), (0, True)):
+        mask[2, 2, 2] = value
+        told = Volume.from_array(mask.copy()).replace(metadata={"provenance": then})
+        file = write_volume(tmp_path / "mask.nii.gz", told)
+        outcome = run("attention", "share", gate, file, "--json")
+        assert outcome.code == 0, outcome.err
+        assert any("changed by hand" in note for note in outcome.json["notes"]) == edited
 
 
 def test_a_model_without_position_attention_is_not_asked(

@@ -104,6 +104,36 @@ def test_shares_are_those_of_the_command_line(qtbot, panel, viewer, tmp_path):
     assert "share outside" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize("what", ["within", "shares"])
+def test_figures_and_report_say_that_the_mask_was_painted_on(qtbot, panel, viewer, tmp_path, what):
+    """A brush on the mask changes no map, but what is counted in it; the map is not marked."""
+    from napari_attention3d.provenance import fingerprint
+
+    mask, gate = viewer.layers["mask"], panel.maps.entries[0].layer
+    made = {"model": {"name": "net"}, "fingerprint": fingerprint(mask.data)}
+    mask.metadata = {KEY: {"role": "labels", "provenance": made}}
+    panel.numbers.what_combo.setCurrentIndex(panel.numbers.what_combo.findData(what))
+
+    def told():
+        with qtbot.waitSignal(panel.numbers.counted, timeout=30_000):
+            panel.numbers.count()
+        panel.save_report(str(tmp_path / "report.html"))
+        words = "changed by hand"
+        report = (tmp_path / "report.html").read_text(encoding="utf-8")
+        assert (words in report) == (words in panel.numbers.caption.text())
+        table = panel.numbers.figures.table
+        assert any(words in note for note in table.notes) == (words in report)
+        return words in report
+
+    assert not told()
+    mask.selected_label = 2
+    mask.paint((12, 5, 5), 2)
+    assert told()
+    assert panel.runs.stale_of(gate) == ""
+    mask.undo()
+    assert not told()
+
+
 def test_counting_without_map_or_mask_says_what_is_missing(panel, viewer):
     viewer.layers["mask"].visible = False
     panel.numbers.count()

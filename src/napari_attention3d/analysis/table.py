@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +70,10 @@ class Table:
                 return [row[index] for row in self.rows]
         known = ", ".join(column.heading for column in self.columns)
         raise KeyError(f"no column {name!r}; there are: {known}")
+
+    def noted(self, *notes: str) -> Table:
+        """Return the table with more notes; empty ones are left out."""
+        return replace(self, notes=(*self.notes, *filter(None, notes)))
 
     def as_columns(self) -> dict[str, list[Cell]]:
         """Cells by heading, as pandas and napari's ``layer.features`` take them."""

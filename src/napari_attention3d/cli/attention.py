@@ -214,7 +214,7 @@ def share(
     _check_plot(plot, [attention, mask], overwrite)
     from ..analysis.masks import class_names
     from ..attention.localise import attention_shares
-    from ..provenance import made_with, origin
+    from ..provenance import edit_note, made_with, origin
     from ..volumes import read_volume
     from .masks import read_mask
 
@@ -222,7 +222,7 @@ def share(
     values = read_volume(attention).channel(0)
     table = attention_shares(values, labels, class_names(labels), near=near)
     made = made_with(map=origin(values), mask=origin(labels), settings={"near": near})
-    table = replace(table, made=made)
+    table = replace(table, made=made).noted(edit_note(labels))
     for note in table.notes:
         say(note)
     if plot is not None:

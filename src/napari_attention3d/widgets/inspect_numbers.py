@@ -128,7 +128,8 @@ class NumbersSection(QWidget):
         self._draw(what, table)
         self.figures.show_table(table, left_out=("label",) if _named(table) else ())
         self.figures.setVisible(True)
-        self.caption.setText("\n".join(table.notes if what == "shares" else table.notes[:1]))
+        notes = table.notes if what == "shares" else table.notes[:1] + table.notes[2:]
+        self.caption.setText("\n".join(notes))
         self.runs.status.idle("Counted")
         self.counted.emit()
 
@@ -185,7 +186,7 @@ def _count(what: str, layer: LayerSource, mask: LayerSource, names: dict[int, st
     values, labels = in_view(layer), in_view(mask)  # lazy ones are read here, not by the window
     from ..attention.by_label import attention_by_label
     from ..attention.localise import attention_shares
+    from ..provenance import edit_note
 
-    if what == "shares":
-        return attention_shares(values, labels, names)
-    return attention_by_label(values, labels, names)
+    figures = attention_shares if what == "shares" else attention_by_label
+    return figures(values, labels, names).noted(edit_note(mask.volume))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import Attention3DError
+from ..provenance import edit_note
 from .inspect_look import MapLayer, sample
 from .inspect_numbers import in_view
 from .inspect_runs import Runs
@@ -96,7 +97,11 @@ def gather(
         ]
         sections.append(Section("Figures", pictures=drawn, tables=tables))
     if record is not None and record.provenance is not None:
-        sections.append(Section("How the mask was made", details=record.provenance))
+        note = _edits(runs, mask)
+        made = Section(
+            "How the mask was made", text=[note] if note else (), details=record.provenance
+        )
+        sections.append(made)
     return f"Where the network looked: {source.volume.name}", sections
 
 
@@ -152,6 +157,17 @@ def _about_answer(asked: Asked) -> Section:
         order = np.argsort(-answer.probabilities)[:5]
         facts = {names[i]: f"{answer.probabilities[i]:.3f}" for i in order}
     return Section("The voxel asked about", text=[words], facts=facts)
+
+
+def _edits(runs: Runs, mask: Labels | None) -> str:
+    """Say that the mask in view was painted on; one on the disk is not read for that."""
+    if mask is None or mask.multiscale or not isinstance(mask.data, np.ndarray):
+        return ""
+    try:
+        found = layer_to_volume(mask, leading=time_in_view(runs.viewer, mask))
+    except Attention3DError:
+        return ""
+    return edit_note(found.volume)
 
 
 def _place(runs: Runs, asked: Asked | None) -> tuple[int, int, int]:
