@@ -149,7 +149,10 @@ def test_targets_are_the_strongest_places_of_the_row(guided):
     best = row.geometry.to_world(np.unravel_index(row.array.argmax(), row.array.shape))
     # A cell of pooled keys is two voxels wide: its middle is half a voxel from each.
     assert np.abs(targets.places[0] - best).max() <= 0.5 * max(row.geometry.spacing) + 1e-6
-    np.testing.assert_allclose(targets.origin, row.geometry.to_world(answer.index))
+    scan = guided.replay.volume.geometry
+    np.testing.assert_allclose(targets.origin, scan.to_world(answer.voxel))
+    near = row.geometry.to_world(answer.index) - targets.origin
+    assert (np.abs(near) <= 0.5 * np.array(row.geometry.spacing) + 1e-6).all()
     assert len(lines(guided.replay, answer, ALL_SCALES, 7).shares) == 7
 
 

@@ -10,6 +10,7 @@ from qtpy.QtCore import QObject, QPoint, Qt, Signal
 from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QApplication
 
+from napari_attention3d.attention.ask import ALL_SCALES
 from napari_attention3d.widgets import inspect_tasks, tasks
 from napari_attention3d.widgets.inspect_layers import AnswerLayers
 from napari_attention3d.widgets.inspect_panel import InspectPanel
@@ -178,19 +179,28 @@ def test_the_second_question_is_answered_at_once_and_in_the_same_layers(
     panel = inspect(viewer, scan, glance)
     ask(qtbot, panel, (9, 12, 22))
     before = asked_layers(viewer)["asked"][0].data.copy()
-    replay, box = panel.asking.last.replay, panel.asking.last.answer.box
-    assert replay.tile_at(replay.on_grid((9, 12, 20))) == box  # a tile that is kept
+    replay, first = panel.asking.last.replay, panel.asking.last.answer
+    assert replay.tile_at(replay.on_grid((9, 12, 20))) == first.box  # a tile that is kept
     panel.asking.ask((9, 12, 20))
     assert not panel.runs.is_busy
     (row,) = asked_layers(viewer)["asked"]
     assert not np.array_equal(row.data, before)
+    np.testing.assert_array_equal(first.volumes[ALL_SCALES].array, before)  # not written over
     panel.asking.form.lines_box.setChecked(True)
     panel.asking.probe.switch(True)
     panel.asking.ask_again()
     (lines,) = asked_layers(viewer)["asked-lines"]
     assert len(lines.data) == 12
-    origin = lines.data_to_world(lines.data[0, 0])
-    assert np.abs(np.subtract(origin, scan.data_to_world((9, 12, 20)))).max() <= 4
+    for voxel in ((9, 12, 20), (9, 12, 21)):  # the second in the same layer: a new one takes long
+        panel.asking.ask(voxel)
+        assert asked_layers(viewer)["asked-lines"] == [lines]
+        # Where the ring is, and so in the slice that was clicked.
+        np.testing.assert_allclose(lines.data[:, 0], [voxel] * 12)
+        targets = panel.asking.last.targets
+        assert list(lines.features["share of attention"]) == list(targets.shares)
+        assert np.argmax(lines.edge_color[:, 3]) == 0
+        ends = lines.data_to_world(lines.data[3].sum(axis=0))
+        np.testing.assert_allclose(ends, targets.places[3])
     panel.asking.form.scale_combo.setCurrentIndex(2)
     np.testing.assert_array_equal(
         row.data, panel.asking.last.answer.volumes[panel.asking.form.scale].array

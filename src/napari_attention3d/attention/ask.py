@@ -225,7 +225,8 @@ def lines(replay: Replay, answer: Answer, name: str, count: int = 12) -> Targets
         shares.append(share.numpy().astype(np.float64) / len(names))
     where, how_much = np.concatenate(places), np.concatenate(shares)
     order = np.argsort(-how_much, kind="stable")[:count]
-    origin = replay.map_geometry(names[0], answer.box).to_world(answer.index)
+    # Not the middle of the attention's voxel, which may lie in another slice of the scan.
+    origin = replay.volume.geometry.to_world(answer.voxel)
     return Targets(origin, where[order], how_much[order])
 
 

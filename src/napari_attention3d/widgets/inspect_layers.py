@@ -96,7 +96,8 @@ class AnswerLayers:
             other.metadata = {KEY: {**other.metadata[KEY], "provenance": self._made}}
         layer = self.layer("map")
         if layer is not None and layer.data.shape == array.shape:
-            layer.data = array
+            np.copyto(layer.data, array)
+            layer.refresh(extent=False, thumbnail=False)  # the limits renew it
             _move(layer, place)
             layer.contrast_limits_range = limits
             layer.contrast_limits = limits
@@ -108,7 +109,7 @@ class AnswerLayers:
         self._add(
             "map",
             Image(
-                array,
+                array.copy(),  # written over by the next answer
                 name=name,
                 colormap=self.colormap,
                 blending="additive",
@@ -151,9 +152,10 @@ class AnswerLayers:
         """Mark the asked voxel (z, y, x) of the scan's own array."""
         shown = voxel_to_shown(self.source, voxel)[None]
         layer = self.layer("place")
-        if layer is not None:
-            layer.data = shown
+        if layer is not None and len(layer.data) == 1:
+            _write(layer, shown)
             return
+        self._drop("place")
         from napari.layers import Points
 
         size = max(2.0, max(self.source.shown.shape) / 40)
@@ -183,24 +185,32 @@ class AnswerLayers:
             for p in (targets.origin, targets.places)
         )
         vectors = np.stack((np.broadcast_to(origin, ends.shape), ends - origin), axis=1)
-        self._drop("lines")
         from napari.layers import Vectors
         from napari.utils.colormaps.standardize_color import transform_color
 
         colours = np.repeat(transform_color(self.colour), len(ends), axis=0)
         # The stronger, the more opaque; the weakest can still be seen.
         colours[:, 3] = 0.25 + 0.75 * targets.shares / (targets.shares.max() or 1.0)
+        features = {"share of attention": targets.shares}
+        layer = self.layer("lines")
+        if isinstance(layer, Vectors):  # a new layer would cost a second
+            if layer.data.shape == vectors.shape:
+                _write(layer, vectors)
+            else:
+                layer.data = vectors
+            layer.features, layer.edge_color = features, colours
+            return
         self._add(
             "lines",
             Vectors(
                 vectors,
                 name=f"{self.title} · strongest targets",
-                features={"share of attention": targets.shares},
+                features=features,
                 edge_color=colours,
                 edge_width=max(self.source.shown.shape) / 200,
                 blending="translucent_no_depth",
                 vector_style="line",
-                out_of_slice_display=True,
+                projection_mode="all",
                 metadata=self._metadata("asked-lines"),
                 **self.source.transform,
             ),
@@ -266,6 +276,12 @@ class AnswerLayers:
         self._layers.pop(part, None)
         if layer is not None:
             self.viewer.layers.remove(layer)
+
+
+def _write(layer: Layer, values: npt.ArrayLike) -> None:
+    """Change a layer's own array: a new one would let napari go through all layers' extents."""
+    layer.data[:] = values
+    layer.refresh(extent=False, thumbnail=False)
 
 
 def _move(layer: Layer, place: dict[str, Any]) -> None:

@@ -112,6 +112,10 @@ class MapsSection(QWidget):
         if {id(e.layer): self._stale_of(e.layer) for e in self._entries} != self._reasons:
             self._show_looks()
 
+    def look_soon(self) -> None:
+        """Bring the list's words and pictures in line with the layers, once all is done."""
+        self._look.start()
+
     def start(self) -> None:
         """Follow the viewer."""
         events = self.viewer.layers.events
@@ -224,7 +228,7 @@ class MapsSection(QWidget):
         self._later.start()
 
     def _on_look(self, event: Any = None) -> None:
-        self._look.start()
+        self.look_soon()
 
     def showEvent(self, event: QShowEvent | None) -> None:
         """Catch up with what changed while the tab was not in view."""

@@ -265,7 +265,7 @@ class InspectPanel(QWidget):
             self.maps.choose(moved[0].layer)
 
     def _on_answered(self, _: Any) -> None:
-        self._on_runs()
+        self.maps.look_soon()
         layer = self.asking.map_layer
         if layer is not None and layer is not self.maps.layer:
             self.maps.refresh()
