@@ -461,3 +461,25 @@ def test_an_outlook_that_can_not_be_asked_for_is_no_outlook(
         assert dock.segment.has_looked_ahead
         assert "can't be read" in dock.segment.form.outlook_label.text()
     monkeypatch.undo()
+
+
+def test_an_outlook_that_fails_late_does_not_block_what_was_chosen_since(
+    dock, viewer, scan_array, qtbot, monkeypatch
+):
+    begun, let, real = threading.Event(), threading.Event(), tasks.look_ahead
+
+    def look_ahead(*given):
+        if not begun.is_set():
+            begun.set()
+            let.wait(60)
+            raise InputError("the scan is too small for the first model")
+        return (yield from real(*given))
+
+    monkeypatch.setattr(tasks, "look_ahead", look_ahead)
+    viewer.add_image(scan_array)
+    qtbot.waitUntil(begun.is_set, timeout=60_000)
+    dock.segment._on_changed()  # as another model does
+    let.set()
+    qtbot.waitUntil(lambda: dock.segment.has_looked_ahead, timeout=60_000)
+    assert dock.segment.form.run_button.isEnabled()
+    assert "first model" not in dock.segment.form.outlook_label.text()

@@ -167,6 +167,7 @@ class SegmentPanel(QWidget):
     # ---- looking ahead
 
     def _on_changed(self) -> None:
+        self._drop_outlook()  # its failure would be of what was chosen before
         self._block = ""
         self.form.remember(self.settings)
         self.settings.save()
@@ -201,10 +202,7 @@ class SegmentPanel(QWidget):
         if not self._ready or self._reason_not_to_run():
             self._update_button()
             return
-        old, self._outlook = self._outlook, None
-        if old is not None:
-            old.cancelled.disconnect(self._on_outlook_cancelled)
-            old.cancel()
+        self._drop_outlook()
         try:
             layer, source = self._read_layer()
             options = self._options(layer, source)
@@ -217,6 +215,12 @@ class SegmentPanel(QWidget):
         self._outlook.cancelled.connect(self._on_outlook_cancelled)
         self._outlook.returned.connect(self._on_outlook)
         self._outlook.errored.connect(self._on_outlook_failed)
+
+    def _drop_outlook(self) -> None:
+        old, self._outlook = self._outlook, None
+        if old is not None:
+            old.cancelled.disconnect(self._on_outlook_cancelled)
+            old.cancel()
 
     def _on_outlook(self, outlook: tasks.Outlook) -> None:
         self._outlook = None
