@@ -34,6 +34,7 @@ def main(folder: Path) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         os.environ["NAPARI_CONFIG"] = str(Path(temporary) / "settings.yaml")
         os.environ.setdefault("NAPARI_ATTENTION3D_MODELS", str(Path(temporary) / "models"))
+        os.environ["NAPARI_ATTENTION3D_SESSIONS"] = str(Path(temporary) / "sessions")
         take_all(folder, Path(temporary))
 
 
@@ -54,6 +55,7 @@ def take_all(folder: Path, temporary: Path) -> None:
     save(viewer, folder / "demo.png")
     viewer.window.resize(*SIZE)
     settle(1000)
+    viewer.reset_view()
     save(viewer, folder / "tab-segment.png")
     fold = dock.segment.form.fold
     fold.expand(animate=False)
@@ -75,6 +77,8 @@ def take_all(folder: Path, temporary: Path) -> None:
 
 def correct(viewer: Any, dock: Any, folder: Path, temporary: Path) -> None:
     """The Correct tab before and after strokes for a class that no model here knows."""
+    from napari_attention3d.widgets.demo import settle
+
     save(viewer, folder / "tab-correct.png")
     panel, scan = dock.correct, dock.chooser.layer
     seen = {one: one.visible for one in viewer.layers}
@@ -85,6 +89,8 @@ def correct(viewer: Any, dock: Any, folder: Path, temporary: Path) -> None:
     viewer.dims.set_point(0, float(scan.data_to_world((94, 0, 0))[0]))
     viewer.reset_view()
     panel.start_form.choose("nothing")
+    panel.start_form.changed.emit()
+    settle(500)  # the classes of the mask go
     panel.start_form.classes_edit.setText("ventricle")
     panel.start_form.changed.emit()
     wait(lambda: panel.start_form.start_button.isEnabled())
@@ -95,8 +101,9 @@ def correct(viewer: Any, dock: Any, folder: Path, temporary: Path) -> None:
         value = 1 if inside else panel.link.marker
         strokes.selected_label = value
         strokes.brush_size = 3
-        for x in range(first, last, 2):
-            strokes.paint((z, y, x), value)
+        with strokes.block_history():  # one stroke, not many
+            for x in range(first, last, 2):
+                strokes.paint((z, y, x), value)
     click(panel, panel.form.learn_button)
     strokes.mode = "pan_zoom"
     save(viewer, folder / "correct.png")
