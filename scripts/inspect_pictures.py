@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 SIZE = (1360, 960)
-PANEL = 640
+PANEL = 560
 """Edge of a part of a figure, in pixels."""
 EDGE = 600
 """Edge of the canvas on the screen."""
@@ -33,7 +33,9 @@ SCANS = {  # folder of FOLDER with image and label, the scan's name, the model's
     "nuclei": ("d03_nuclei_ovule1135", "ovule.tif", "ovule-nuclei"),
 }
 MADE = Path("build/pictures")
-MOST = 400_000
+WINDOWS = {"ct": (-160.0, 240.0)}
+"""Intensities among which the tissue is seen, of scans that have more."""
+MOST = 390_000
 """Bytes of a picture."""
 
 
@@ -66,7 +68,9 @@ def main() -> None:
         if "brain" in args.names:
             Figures(args, GATED).take(["brain"])
         for name, (scan, model) in trained.items():
-            Figures(args, str(model), scan).take([name])
+            figures = Figures(args, str(model), scan)
+            figures.scan.contrast_limits = WINDOWS.get(name, figures.scan.contrast_limits)
+            figures.take([name])
 
 
 def train(name: str, data: Path, minutes: float) -> tuple[Path, Path]:
@@ -221,6 +225,9 @@ class Figures:
         self.nearer()
         parts = [self.canvas()]
         gate, blending = gates[0].layer, gates[0].layer.blending
+        if is_narrow(gate):
+            self.panel.maps.choose(gate)
+            self.panel.view.stretch_box.setChecked(True)
         # In place of adding up: a gate that is open all over would make the scan white.
         gate.visible, gate.opacity, gate.blending = True, 0.6, "translucent_no_depth"
         mask.visible = False
@@ -228,7 +235,7 @@ class Figures:
         parts.append(self.canvas())
         mask.visible, gate.blending = True, blending
         self.panel.view.dark_box.setChecked(True)
-        self.in_3d(zoom=0.95)
+        self.in_3d(zoom=0.62 if name == "nuclei" else 0.8)  # a cube, or flat
         self.grey_mask(0.3)
         gate.opacity = 0.9
         parts.append(self.canvas())
@@ -268,7 +275,7 @@ class Figures:
     def nearer(self) -> None:
         """Let the scan fill the canvas."""
         self.viewer.reset_view()
-        self.viewer.scene.camera.zoom *= 1.15
+        self.viewer.scene.camera.zoom *= 1.04
 
     def in_2d(self) -> None:
         """Turn back, the mask in its colours."""
@@ -314,8 +321,9 @@ class Figures:
             whole.paste(part, (left, 0))
             left += part.width + 6
         keys = _keys(self.panel.runs.mask_layer()) if names else []
-        place = ", ".join(f"{v:.0f}" for v in self.viewer.dims.point[-3:])
-        caption = f"{self.scan.name}, at z, y, x = {place}"
+        place = ", ".join(f"{v:.3g}" for v in self.viewer.dims.point[-3:])
+        unit = self.panel.runs.source().shown.unit.replace("um", "µm")
+        caption = f"{self.scan.name}, at z, y, x = {place} {unit}"
         path = self.args.out / name
         array = np.ascontiguousarray(np.asarray(whole))
         save_image(compose(array, self.panel.maps.shown, keys, caption), path)
@@ -332,14 +340,29 @@ class Figures:
         shrink(path)
 
 
+def is_narrow(layer: Any) -> bool:
+    """Whether a map fills less than half of its stated range."""
+    import numpy as np
+
+    from napari_attention3d.widgets.inspect_look import sample
+
+    first, last = np.percentile(sample(layer), (1, 99.8))
+    low, high = layer.contrast_limits
+    return bool(last - first < (high - low) / 2)
+
+
 def shrink(path: Path) -> None:
-    """Store a picture well; one that is too large with fewer, dithered colours."""
+    """Store a picture well; make one smaller that is too large, and leave it all its colours."""
     from PIL import Image
 
-    picture = Image.open(path).convert("RGB")
+    whole = picture = Image.open(path).convert("RGB")
     picture.save(path, optimize=True)
-    if path.stat().st_size > MOST:
-        picture.quantize(256, dither=Image.Dither.FLOYDSTEINBERG).save(path, optimize=True)
+    share = 1.0
+    while path.stat().st_size > MOST:
+        share -= 0.06
+        size = round(share * whole.width), round(share * whole.height)
+        picture = whole.resize(size, Image.Resampling.LANCZOS)
+        picture.save(path, optimize=True)
     print(f"{path} {picture.width} x {picture.height}, {path.stat().st_size / 1000:.0f} kB")
 
 
