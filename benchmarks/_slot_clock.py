@@ -72,12 +72,11 @@ class SlotClock:
         """Time what is called on layers and lists of layers."""
         from napari.components import LayerList
         from napari.layers import Layer
-        from napari.utils.events import EventedModel, SelectableEventedList
+        from napari.utils.events import EventedModel
 
-        for kind in (LayerList, SelectableEventedList):
-            for name in ("insert", "remove", "clear", "pop", "move", "append", "__delitem__"):
-                if name in vars(kind):
-                    setattr(kind, name, self.timed(vars(kind)[name], "napari"))
+        # Inherited ones too, from lists that are not of layers.
+        for name in ("insert", "remove", "clear", "pop", "move", "append", "extend", "__delitem__"):
+            setattr(LayerList, name, self.timed(getattr(LayerList, name), "napari"))
         for kind in (Layer, *_below(Layer)):
             for name in ("__init__", "refresh", "data_setitem", "__setattr__"):
                 if name in vars(kind):

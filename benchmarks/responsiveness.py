@@ -92,10 +92,11 @@ def open_viewer(size, clock=None):
 
 
 def measure(folder, size):
+    clock = SlotClock()
+    clock.install()  # before anything of ours is imported
+
     from napari_attention3d.widgets.demo import settle, wait_until
 
-    clock = SlotClock()
-    clock.install()
     viewer, gaps = open_viewer(size, clock)
     seen = []
     viewer.layers.events.inserted.connect(lambda event: seen.append(seen_layer(event.value, gaps)))
@@ -110,7 +111,7 @@ def measure(folder, size):
     gaps.start("loading torch in the background")
     wait_until(lambda: panel.is_ready)
     gaps.note("loading torch in the background")
-    panel.form.add_model_file(str(make_model(folder / "MODELS")))
+    panel.form.add_model_file(str(make_model(folder / "MODELS", 4, (64, 64, 64))))
     gaps.start("looking ahead")
     wait_until(lambda: panel.has_looked_ahead)
     gaps.note("looking ahead")

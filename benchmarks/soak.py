@@ -42,7 +42,11 @@ PATIENCE = 120.0
 SHAPE = (16, 20, 24)
 
 
-def make_model(folder: Path) -> Path:
+def make_model(
+    folder: Path,
+    stride: int = 2,
+    patch_size: tuple[int, int, int] = (16, 20, 20),
+) -> Path:
     """Save a guided network, untrained, that can be asked about voxels."""
     import torch
 
@@ -56,7 +60,7 @@ def make_model(folder: Path) -> Path:
         in_channels=1,
         num_classes=2,
         widths=(4, 8, 8, 8),
-        strides=(2, 1, 1),
+        strides=(stride, 1, 1),
         features=4,
         head_width=4,
         steps=1,
@@ -71,7 +75,7 @@ def make_model(folder: Path) -> Path:
         ),
         channels=(Channel(name="any"),),
         unit="pixel",
-        patch_size=(16, 20, 20),
+        patch_size=patch_size,
     )
     return save_model(folder / "soak.safetensors", network, card)
 

@@ -14,6 +14,7 @@ __all__ = [
     "background_value",
     "check_corrections",
     "check_start",
+    "check_values",
     "class_type",
     "empty_corrections",
 ]
@@ -62,18 +63,29 @@ def check_corrections(
     InputError
         If the shape or the type is another, or a value is no class.
     """
-    marker = background_value(corrections.dtype)
+    background_value(corrections.dtype)  # refuses other types
     if tuple(corrections.shape) != tuple(shape):
         raise InputError(
             f"corrections have the shape {tuple(corrections.shape)}, the scan {tuple(shape)}; "
             "paint on a layer made for this scan"
         )
-    counts = np.bincount(corrections.ravel(), minlength=marker + 1)
-    odd = [int(v) for v in np.flatnonzero(counts) if len(classes) <= v < marker]
-    if odd:
+    check_values(corrections, classes)
+
+
+def check_values(values: npt.NDArray[Any], classes: Sequence[str]) -> None:
+    """Refuse values of corrections, of any shape, that are no class.
+
+    Raises
+    ------
+    InputError
+        If their type is another, or a value is no class.
+    """
+    marker = background_value(values.dtype)
+    odd = values[(values >= len(classes)) & (values != marker)]
+    if odd.size:
         known = ", ".join(f"{i} {name}" for i, name in enumerate(classes) if i)
         raise InputError(
-            f"a stroke has the label {odd[0]}, but the classes are {known} "
+            f"a stroke has the label {odd.min()}, but the classes are {known} "
             f"({marker} is background); erase it, or add a class"
         )
 

@@ -11,7 +11,15 @@ import numpy.typing as npt
 
 from .encoding import background_value
 
-__all__ = ["Approval", "approved_too", "box_at", "flipped", "mask_edits", "merge"]
+__all__ = [
+    "Approval",
+    "approved_too",
+    "box_at",
+    "differing",
+    "flipped",
+    "mask_edits",
+    "merge",
+]
 
 Labels = npt.NDArray[Any]
 
@@ -53,12 +61,12 @@ def merge(
     """
     result = predicted.copy()
     if approval is not None:
-        kept = approval.voxels[where]
-        result[kept] = approval.labels[where][kept]
-    painted = corrections[where]
-    known = painted != 0
-    values = painted[known]
-    result[known] = np.where(values == background_value(corrections.dtype), 0, values)
+        np.copyto(result, approval.labels[where], where=approval.voxels[where], casting="unsafe")
+    marker = background_value(corrections.dtype)
+    for plane, painted in zip(result, corrections[where], strict=True):
+        if painted.any():  # in most planes nobody has painted
+            values = np.where(painted == marker, 0, painted)
+            np.copyto(plane, values, where=painted != 0, casting="unsafe")
     return result
 
 
@@ -91,8 +99,22 @@ def mask_edits(written: Labels, edited: Labels) -> tuple[npt.NDArray[np.intp], L
     edited
         The mask as it is now.
     """
-    voxels = np.argwhere(written != edited)
+    voxels = differing(written, edited)
     return voxels, edited[tuple(voxels.T)]
+
+
+def differing(one: Labels, other: Labels) -> npt.NDArray[np.intp]:
+    """Voxels (N, 3) at which two arrays of one shape differ.
+
+    Plane by plane, most of which are equal: some milliseconds for 256 x 256 x 256, where a
+    search of the whole takes hundreds, on the window's thread.
+    """
+    found = []
+    for z, (first, second) in enumerate(zip(one, other, strict=True)):
+        if not np.array_equal(first, second):
+            y, x = np.nonzero(first != second)
+            found.append(np.stack((np.full_like(y, z), y, x), axis=1))
+    return np.concatenate(found) if found else np.empty((0, 3), np.intp)
 
 
 def approved_too(old: Approval | None, voxels: npt.NDArray[np.bool_], shown: Labels) -> Approval:

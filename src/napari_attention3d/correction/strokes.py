@@ -11,7 +11,14 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from ..errors import InputError
-from .encoding import background_value, check_corrections, class_type, empty_corrections
+from .encoding import (
+    background_value,
+    check_corrections,
+    check_values,
+    class_type,
+    empty_corrections,
+)
+from .merge import differing
 
 __all__ = ["Painted", "Stroke", "Strokes", "checked_stroke", "split_strokes", "thinned"]
 
@@ -163,15 +170,17 @@ class Strokes:
         InputError
             If its shape, type or a value is wrong.
         """
-        check_corrections(corrections, self.shape, self.classes)
         marker = background_value(corrections.dtype)
         own = background_value(self.corrections.dtype)
-        if marker != own:
+        if marker != own or tuple(corrections.shape) != self.shape:
+            check_corrections(corrections, self.shape, self.classes)
             corrections = np.where(corrections == marker, own, corrections)
-        voxels = np.argwhere(corrections != self.corrections).astype(np.int32)
+        voxels = differing(self.corrections, corrections).astype(np.int32)
         if not len(voxels):
             return None
-        return Stroke(voxels, corrections[tuple(voxels.T)].astype(self.corrections.dtype))
+        values = corrections[tuple(voxels.T)].astype(self.corrections.dtype)
+        check_values(values, self.classes)  # where nothing differs they are known to be right
+        return Stroke(voxels, values)
 
     def checked(self, voxels: npt.NDArray[Any], values: npt.NDArray[Any] | int) -> Stroke:
         """Build a stroke from voxels (N, 3) and values as in the corrections (0: erase).

@@ -16,7 +16,7 @@ from ..errors import Attention3DError, InputError
 from . import correct_tasks
 from .correct_sessions import SavedSession, discard, saved_sessions
 from .correct_start import NOTHING, StartForm, short_path
-from .layer_classes import layer_classes
+from .layer_classes import layer_class_names, layer_classes
 from .layer_series import lead_in_view
 from .layers import LayerSource, layer_to_volume
 from .measure_choosers import LayerList, role_of
@@ -270,7 +270,7 @@ class Beginning(QObject):
 
 def _names_of(layer: Labels) -> list[str]:
     """Class names of a mask, background first; numbered where it has none."""
-    known = [one["name"] for one in layer_classes(_attributes(layer))]
+    known = layer_class_names({"features": layer.features})
     if known or not isinstance(layer.data, np.ndarray):
         return known
     highest = int(layer.data.max(initial=0))

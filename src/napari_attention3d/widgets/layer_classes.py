@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["class_keywords", "layer_classes"]
+__all__ = ["class_keywords", "layer_class_names", "layer_classes"]
 
 
 def class_keywords(classes: Sequence[Mapping[str, str]]) -> dict[str, Any]:
@@ -30,12 +30,28 @@ def layer_classes(meta: Mapping[str, Any]) -> list[dict[str, str]]:
     meta
         Layer attributes, "features" and "colormap" among them.
     """
-    features, colormap = meta.get("features"), meta.get("colormap")
-    if features is None or colormap is None or not {"index", "name"} <= set(features):
+    names, colormap = layer_class_names(meta), meta.get("colormap")
+    if not names or colormap is None:
+        return []
+    table = getattr(colormap, "color_dict", None)
+    if table is None:
+        colours = np.asarray(colormap.map(np.arange(len(names))))
+    else:  # its `map` compiles code first, which takes the window a second
+        colours = np.array([table.get(i, table[None]) for i in range(len(names))], float)
+    hexes = ["#" + bytes(np.rint(255 * one).astype(np.uint8)).hex() for one in colours[:, :3]]
+    return [{"name": n, "colour": c} for n, c in zip(names, hexes, strict=True)]
+
+
+def layer_class_names(meta: Mapping[str, Any]) -> list[str]:
+    """Names that a Labels layer tells for labels 0, 1, 2, ...; else none.
+
+    Parameters
+    ----------
+    meta
+        Layer attributes, "features" among them.
+    """
+    features = meta.get("features")
+    if features is None or not {"index", "name"} <= set(features):
         return []
     names = [str(name) for name in features["name"]]
-    if not names or list(features["index"]) != list(range(len(names))):
-        return []
-    colours = np.asarray(colormap.map(np.arange(len(names))))[:, :3]
-    hexes = ["#" + bytes(np.rint(255 * one).astype(np.uint8)).hex() for one in colours]
-    return [{"name": n, "colour": c} for n, c in zip(names, hexes, strict=True)]
+    return names if list(features["index"]) == list(range(len(names))) else []

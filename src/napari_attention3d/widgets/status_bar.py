@@ -104,8 +104,11 @@ class StatusBar(QWidget):
         if step.total <= 0:
             self.bar.setRange(0, 0)
             return
+        # The bar would draw the whole window at once, canvas included; so Qt draws when it can.
+        self.bar.setUpdatesEnabled(False)
         self.bar.setRange(0, 1000)
         self.bar.setValue(round(1000 * step.fraction))
+        self.bar.setUpdatesEnabled(True)
         now = time.monotonic()
         if self._first is None or step.done < self._first[1]:
             self._first = (now, step.done)

@@ -27,7 +27,7 @@ from .garbage import WindowGarbage
 __all__ = ["JobFailure", "JobRunner", "Run"]
 
 JobFactory = Callable[[], Generator[Progress, None, Any]]
-_REPORT_EVERY = 0.03  # s; more often would only load the window
+_REPORT_EVERY = 0.1  # s; each draws the window anew, with its canvas
 
 
 class JobFailure:
