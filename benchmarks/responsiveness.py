@@ -275,7 +275,11 @@ def add_layer(viewer, size, about, array):
     """Add a layer as it was seen."""
     options = {"scale": np.divide((size,) * 3, array.shape), "visible": about["visible"]}
     if about["kind"] == "labels":
-        return viewer.add_labels(array, opacity=0.6, **options)
+        from napari.utils.colormaps import DirectLabelColormap
+
+        table = {0: "transparent", 1: "#e69f00", None: "#ffffff"}  # of the kind that ours has
+        colours = DirectLabelColormap(color_dict=table)
+        return viewer.add_labels(array, opacity=0.6, colormap=colours, **options)
     colours = {"opacity": 0.4, "blending": "additive", "colormap": "magma"}
     return viewer.add_image(array, contrast_limits=(0, 1), **colours, **options)
 

@@ -170,3 +170,15 @@ def test_a_stroke_that_cannot_be_saved_is_not_taken(saved, folder, monkeypatch):
         saved.add_stroke([[0, 0, 0]], 1)
     assert len(saved.strokes) == 3
     assert saved.corrections[0, 0, 0] == 0
+
+
+def test_strokes_are_on_the_disk_itself_once_a_round_is_saved(saved, monkeypatch, finish):
+    flushed = []
+    monkeypatch.setattr(
+        "napari_attention3d.correction.autosave.flush_file", lambda path: flushed.append(path.name)
+    )
+    saved.add_stroke([[0, 0, 0]], 2)
+    assert flushed == []  # the window's thread does not wait for the disk
+    saved.apply(finish(saved.learn_job()))
+    strokes = sorted(path.name for path in (saved.saved.folder / "strokes").iterdir())
+    assert sorted(flushed) == strokes

@@ -219,3 +219,18 @@ def test_old_rounds_are_read_when_they_are_needed(folder, scan, monkeypatch):
     np.testing.assert_array_equal(made.state.probabilities, whole.rounds[2].state.probabilities)
     assert made.network is not None
     assert session.has_network
+
+
+def test_a_stroke_that_was_on_no_disk_yet_when_the_power_went_is_told(folder, scan):
+    """Its file is there and empty; the others, and the rounds that count them, stay."""
+    whole = resumed(folder, scan)
+    last = sorted((folder / "strokes").iterdir())[-1]
+    last.write_bytes(b"")
+    made = resumed(folder, scan)
+    assert any("stroke is lost" in one and last.name in one for one in made.saved.problems)
+    assert len(made.strokes) == len(whole.strokes)
+    assert [r.record for r in made.rounds] == [r.record for r in whole.rounds]
+    lost = whole.strokes.items[-1].voxels
+    assert (made.corrections != whole.corrections).sum() <= len(lost)
+    made.add_stroke(lost, 1)
+    assert len(resumed(folder, scan).strokes) == len(whole.strokes) + 1

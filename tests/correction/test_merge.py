@@ -1,8 +1,16 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
-from napari_attention3d.correction.merge import Approval, approved_too, flipped, mask_edits, merge
+from napari_attention3d.correction.merge import (
+    Approval,
+    approved_too,
+    differing,
+    flipped,
+    mask_edits,
+    merge,
+)
 
 
 def arrays():
@@ -67,3 +75,14 @@ def test_approving_again_keeps_what_was_approved():
     assert both.labels[0].tolist() == [[1, 1], [1, 1]]
     assert both.labels[1].tolist() == [[2, 2], [2, 2]]
     assert not one.voxels[1].any()
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_differing_voxels_are_all_that_differ(order):
+    rng = np.random.default_rng(0)
+    one = np.asarray(rng.integers(0, 3, (7, 6, 5)), np.uint8, order=order)
+    other = one.copy()
+    other[3] = rng.integers(0, 3, (6, 5))
+    other[5, 2, 1] += 1
+    np.testing.assert_array_equal(differing(one, other), np.argwhere(one != other))
+    assert differing(one, one).shape == (0, 3)

@@ -307,7 +307,7 @@ def test_a_disk_that_says_it_is_full_keeps_the_older_file(tmp_path, monkeypatch)
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(atomic, "_flush", full)
+    monkeypatch.setattr(atomic, "flush_file", full)
     with pytest.raises(OutputError, match=r"(?i)full|space"):
         write_volume(target, volume)
     assert target.read_bytes() == kept

@@ -20,6 +20,7 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from safetensors.numpy import save as as_bytes
 
 from ..errors import InputError, OutputError
 from ..models.store import Model, load_model, save_model
-from ..volumes.atomic import atomic_folder, atomic_path
+from ..volumes.atomic import atomic_folder, atomic_path, flush_file
 from ..volumes.volume import Volume
 from .autosave_arrays import (
     load,
@@ -83,6 +84,7 @@ class Autosave:
         self.folder = Path(folder)
         self.problems: list[str] = []
         self._rounds: SavedRounds | None = None
+        self._late: list[Path] = []
 
     @staticmethod
     def is_session(folder: Path) -> bool:
@@ -185,7 +187,10 @@ class Autosave:
     # strokes and approvals
 
     def add_stroke(self, stroke: Stroke) -> None:
-        """Append a stroke."""
+        """Append a stroke; it is on the disk itself at the latest when a round is saved.
+
+        The window's thread paints: it must not wait for a disk that is busy.
+        """
         # safetensors writes the buffer as it lies in memory
         payload = as_bytes(
             {
@@ -194,8 +199,10 @@ class Autosave:
             }
         )
         folder = self.folder / "strokes"
-        with atomic_path(folder / f"{_number(_next(folder))}.safetensors") as path:
+        target = folder / f"{_number(_next(folder))}.safetensors"
+        with atomic_path(target, flush=False) as path:
             path.write_bytes(payload)
+        self._late.append(target)
 
     def strokes(self) -> Iterator[Stroke]:
         """All strokes that were finished, in order.
@@ -207,6 +214,11 @@ class Autosave:
         """
         about = self.about()
         for path in numbered(self.folder / "strokes"):
+            if path.stat().st_size == 0:  # the computer lost its power before it was written
+                self.problems.append(f"a stroke is lost: {path.name} is empty")
+                nothing = np.empty(0, class_type(len(about.classes)))
+                yield Stroke(np.empty((0, 3), np.int32), nothing)  # rounds count strokes
+                continue
             try:
                 stored = read_tensors(path, {"voxels": (-1, 3), "values": (-1,)})
                 voxels, values = stored["voxels"], stored["values"]
@@ -283,6 +295,9 @@ class Autosave:
         OutputError
             If it can't be written.
         """
+        while self._late:
+            with suppress(FileNotFoundError):
+                flush_file(self._late.pop())
         rounds = self.folder / "rounds"
         sweep(rounds)
         with atomic_folder(rounds / NEXT) as folder:
@@ -326,7 +341,7 @@ class Autosave:
 
     def set_current(self, index: int) -> None:
         """Note which round is shown."""
-        with atomic_path(self.folder / "current.json") as path:
+        with atomic_path(self.folder / "current.json", flush=False) as path:
             path.write_text(json.dumps({"current": index}))
 
     def current(self) -> int:

@@ -13,14 +13,14 @@ from pathlib import Path
 
 from ..errors import OutputError
 
-__all__ = ["atomic_folder", "atomic_path"]
+__all__ = ["atomic_folder", "atomic_path", "flush_file"]
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
 @contextmanager
-def atomic_path(target: str | Path) -> Iterator[Path]:
+def atomic_path(target: str | Path, *, flush: bool = True) -> Iterator[Path]:
     """Give a temporary path in the target's folder that becomes the target at success.
 
     Parameters
@@ -28,6 +28,9 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
     target
         The file to write. An older file there stays until the new one is complete. If it
         is a symbolic link, the file that it points to is replaced.
+    flush
+        Whether to wait until the bytes are on the disk, a second where it is busy. Without,
+        they outlive this process, but not a computer that loses its power now.
 
     Yields
     ------
@@ -52,7 +55,8 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
         os.close(os.open(candidate, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         temporary = candidate
         yield temporary
-        _flush(temporary)
+        if flush:
+            flush_file(temporary)
         os.replace(temporary, real)
     except OSError as error:
         raise OutputError(_explain(target, error)) from error
@@ -132,7 +136,7 @@ def _suffixes(path: Path) -> str:
     return two if two.lower() in (".nii.gz", ".ome.tif", ".ome.tiff", ".tar.gz") else path.suffix
 
 
-def _flush(path: Path) -> None:
+def flush_file(path: Path) -> None:
     """Make the system write the bytes now, so that a full disk shows before the rename."""
     handle = os.open(path, os.O_RDWR)
     try:

@@ -19,7 +19,7 @@ from qtpy.QtCore import QObject, Qt, QThread, QTimer, Signal
 __all__ = ["WindowGarbage"]
 
 _LOOK_EVERY = 100  # ms
-_FULL_EVERY = 60.0  # s; a full collection looks at every object there is
+_FULL_EVERY = 300.0  # s; a full collection looks at every object there is, half a second long
 _WAIT = 5.0  # s; for a window that may be waiting for the very thread that asks
 
 
@@ -56,6 +56,7 @@ class WindowGarbage(QObject):
         self._holders += 1
         if self._holders == 1:
             self._was_enabled = gc.isenabled()
+            self._last_full = time.monotonic()  # between jobs Python collects by itself
             gc.disable()
             self._timer.start()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import weakref
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,13 @@ if TYPE_CHECKING:
     from ..session import Segmentation
     from ..volumes.volume import Volume
 
-__all__ = ["LayerPlan", "ResultLayers", "plan_layers", "plan_preview"]
+__all__ = [
+    "LayerPlan",
+    "ResultLayers",
+    "plan_layers",
+    "plan_preview",
+    "prepare_label_colours",
+]
 
 
 @dataclass(frozen=True)
@@ -314,6 +321,15 @@ def make_layer(plan: LayerPlan) -> Layer:
         return Image(plan.array, **keywords)
     colours = keywords.pop("colours")
     return Labels(plan.array, colormap=_label_colours(colours), **keywords)
+
+
+@functools.cache
+def prepare_label_colours() -> None:
+    """Let napari compile what colours masks need: seconds that the window would stand still.
+
+    Touches no layer; for the thread that works.
+    """
+    _label_colours(["#000000", "#ffffff"]).map(np.zeros((2, 2), np.uint8))
 
 
 def _label_colours(colours: list[str]) -> Any:

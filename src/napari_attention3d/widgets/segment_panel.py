@@ -18,7 +18,7 @@ from .layers import LayerSource, layer_to_volume
 from .notify import notify_failure, summarise
 from .preview import Preview
 from .region import focus_in_view, region_in_view
-from .results import ResultLayers
+from .results import ResultLayers, prepare_label_colours
 from .segment_form import SegmentForm
 from .settings import SegmentSettings
 from .status_bar import StatusBar, duration_text
@@ -148,6 +148,8 @@ class SegmentPanel(QWidget):
         first, self._ready = not self._ready, True
         self.form.set_models(ready.models)
         self.form.set_devices(ready.devices, ready.reasons)
+        if first:
+            self.runner.call(prepare_label_colours, "prepare colours")
         if first and self._run is None:
             self.status.idle("Ready")
         self._on_changed()
