@@ -9,7 +9,8 @@ waits on purpose. What napari lets others call on layers and layer lists is time
 The outermost function of ours that Qt or napari calls is a slot; its own time is what it took
 less what napari took for the layers it touched. What napari calls back from there is a slot of
 its own. What Qt does for us (styles, drawing, import of modules) is in the own time of the slot
-that made it do so.
+that made it do so. What Python's collector takes when it begins by itself is counted apart: it
+comes at any allocation, and to napari alone as well; collections that we ask for are ours.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from __future__ import annotations
 import ast
 import builtins
 import functools
+import gc
 import importlib.abc
 import importlib.machinery
 import importlib.util
@@ -44,13 +46,29 @@ class SlotClock:
         self.phase = ""
         self.slots: list[tuple[str, str, float]] = []
         """Phase, function, own seconds."""
+        self.collections: list[tuple[str, float]] = []
+        """Phase, seconds, of collections within slots that Python began by itself."""
         self._thread = threading.get_ident()
         self._stack: list[list[Any]] = []
+        self._collecting = 0.0
 
     def install(self) -> None:
         """Time ours and napari; before the first dock is made."""
         self.watch_modules(OURS)
         self.watch_napari()
+        gc.callbacks.append(self.on_collection)
+
+    def on_collection(self, when: str, about: Any = None) -> None:
+        """Take a collection out of the slot that it fell into; for `gc.callbacks`."""
+        if threading.get_ident() != self._thread or not self._stack:
+            return
+        if when == "start":
+            self._collecting = time.perf_counter()
+            return
+        lasted, top = time.perf_counter() - self._collecting, self._stack[-1]
+        if top[0] == "ours" and not top[2].startswith("WindowGarbage."):
+            top[1] += lasted
+            self.collections.append((self.phase, lasted))
 
     def watch_modules(self, names: Sequence[str]) -> _Finder:
         """Let modules of these names and below be imported with all functions timed.
@@ -105,7 +123,7 @@ class SlotClock:
                 return function(*given, **named)
             if (stack[-1][0] if stack else "napari") == kind:
                 return function(*given, **named)
-            frame = [kind, 0.0]
+            frame = [kind, 0.0, function.__qualname__]
             stack.append(frame)
             begin = time.perf_counter()
             try:

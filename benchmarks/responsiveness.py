@@ -130,6 +130,9 @@ def measure(folder, size):
     print(f"scan of {size} x {size} x {size} voxels; {os.cpu_count()} CPU cores\n")
     print("\n".join(table(gaps.rows)), "\n")
     print("\n".join(alone_table(alone)), "\n")
+    own = [seconds for phase, seconds in clock.collections if phase in DOES]
+    most = 1e3 * max(own, default=0)
+    print(f"Python's own collections within slots: {len(own)}, longest {most:.0f} ms\n")
     slots = [(s, name) for phase, name, s in clock.slots if phase in DOES]
     print("\n".join(verdicts(gaps.rows, slots, alone)), flush=True)
 

@@ -106,3 +106,25 @@ def test_what_was_imported_before_can_not_be_timed(clock_and_module):
     clock, _ = clock_and_module
     with pytest.raises(RuntimeError, match="imported before"):
         clock.watch_modules(["watched_package"])
+
+
+def test_pythons_own_collections_are_counted_apart(clock_and_module, monkeypatch):
+    clock, module = clock_and_module
+    looks = iter([10.0, 11.0, 14.0, 20.0])  # ours begins, the collector, ends, ours ends
+    watch = SimpleNamespace(perf_counter=lambda: next(looks))
+    monkeypatch.setattr(sys.modules["_slot_clock"], "time", watch)
+
+    def collector():
+        clock.on_collection("start")
+        clock.on_collection("stop")
+
+    module.Panel().uses(collector)
+    assert clock.slots == [("", "panel.Panel.uses", 7.0)]
+    assert clock.collections == [("", 3.0)]
+
+
+def test_collections_between_slots_are_nobodys(clock_and_module):
+    clock, _ = clock_and_module
+    clock.on_collection("start")
+    clock.on_collection("stop")
+    assert clock.collections == []
