@@ -87,11 +87,11 @@ def read_source(path: str | Path) -> WeightsSource:
 
 def _safetensors(path: Path) -> dict[str, Tensor]:
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from safetensors.torch import load
 
     read_header(path)
     try:
-        return load_file(path)
+        return load(path.read_bytes())
     except (SafetensorError, OSError) as error:
         raise ModelFileError(f"{path.name} is damaged ({error}); download it again") from error
 

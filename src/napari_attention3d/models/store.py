@@ -215,7 +215,7 @@ def update_card(model: Model, card: ModelCard) -> Model:
     OutputError
         If the file can't be written.
     """
-    from safetensors.torch import load_file, save
+    from safetensors.torch import load, save
 
     from ..volumes.atomic import atomic_path
 
@@ -226,7 +226,7 @@ def update_card(model: Model, card: ModelCard) -> Model:
         )
     _check_card(card, model.network, model.path.name)
     card = card.model_copy(update={"network": model.card.network, "sha256": model.card.sha256})
-    payload = save(load_file(model.path), {CARD_KEY: card.model_dump_json()})
+    payload = save(load(model.path.read_bytes()), {CARD_KEY: card.model_dump_json()})
     with atomic_path(model.path) as temporary:
         temporary.write_bytes(payload)
     return Model(card, model.network, model.path)
@@ -251,10 +251,10 @@ def load_model(name_or_path: str | Path) -> Model:
     network = _build(card, header.shapes, path)
     import torch
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from safetensors.torch import load
 
     try:
-        stored = load_file(path)
+        stored = load(path.read_bytes())  # of a path, safetensors 0.8 keeps something each time
     except (SafetensorError, OSError) as error:
         raise ModelFileError(f"{path.name} is damaged ({error}); download it again") from error
     if not card.sha256:
