@@ -90,7 +90,9 @@ class SlotClock:
         """Time what is called on layers and lists of layers."""
         from napari.components import LayerList
         from napari.layers import Layer
+        from napari.layers.base.base import PostInit
         from napari.utils.events import EventedModel
+        from napari.utils.events.containers import Selection
 
         # Inherited ones too, from lists that are not of layers.
         for name in ("insert", "remove", "clear", "pop", "move", "append", "extend", "__delitem__"):
@@ -100,6 +102,8 @@ class SlotClock:
                 if name in vars(kind):
                     setattr(kind, name, self.timed(vars(kind)[name], "napari"))
         Layer.__setattr__ = self.timed(Layer.__setattr__, "napari")
+        PostInit.__call__ = self.timed(PostInit.__call__, "napari")  # what makes any layer
+        Selection.__setattr__ = self.timed(Selection.__setattr__, "napari")
         EventedModel.__setattr__ = self.timed(EventedModel.__setattr__, "napari")
 
     def ours(self, function: Callable[..., Any]) -> Callable[..., Any]:

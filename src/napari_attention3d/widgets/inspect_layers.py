@@ -10,6 +10,7 @@ import numpy.typing as npt
 from ..geometry import Geometry
 from ..provenance import made_with, origin
 from ..volumes.volume import Volume
+from .layer_transform import place_layer
 from .layers import KEY, LayerSource, geometry_to_dict
 from .probe import voxel_to_shown
 
@@ -98,7 +99,7 @@ class AnswerLayers:
         if layer is not None and layer.data.shape == array.shape:
             np.copyto(layer.data, array)
             layer.refresh(extent=False, thumbnail=False)  # the limits renew it
-            _move(layer, place)
+            place_layer(layer, place)
             layer.contrast_limits_range = limits
             layer.contrast_limits = limits
             layer.metadata, layer.name = metadata, name
@@ -146,7 +147,7 @@ class AnswerLayers:
             layer.bounding_box.visible = True
             self._add("outline", layer)
             return
-        _move(layer, place)
+        place_layer(layer, place)
 
     def show_place(self, voxel: npt.ArrayLike) -> None:
         """Mark the asked voxel (z, y, x) of the scan's own array."""
@@ -282,17 +283,3 @@ def _write(layer: Layer, values: npt.ArrayLike) -> None:
     """Change a layer's own array: a new one would let napari go through all layers' extents."""
     layer.data[:] = values
     layer.refresh(extent=False, thumbnail=False)
-
-
-def _move(layer: Layer, place: dict[str, Any]) -> None:
-    """Lay a layer elsewhere; what stays is not set again, as each setting draws anew."""
-    for key, value in place.items():
-        now = getattr(layer, key)
-        if key == "affine":
-            now = now.affine_matrix
-        try:
-            same = bool(np.allclose(np.asarray(now, float), np.asarray(value, float)))
-        except (TypeError, ValueError):
-            same = tuple(now) == tuple(value)
-        if not same:
-            setattr(layer, key, value)

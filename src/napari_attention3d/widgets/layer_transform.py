@@ -11,7 +11,14 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     from napari.layers import Layer
 
-__all__ = ["layer_matrix", "lead_meaning", "meta_matrix", "spatial_transform", "unit_factors"]
+__all__ = [
+    "layer_matrix",
+    "lead_meaning",
+    "meta_matrix",
+    "place_layer",
+    "spatial_transform",
+    "unit_factors",
+]
 
 _LENGTHS_MM = {
     "millimeter": 1.0,
@@ -112,3 +119,17 @@ def unit_factors(units: Any) -> tuple[tuple[float, float, float], str]:
     per_mm = 1e3 if unit == "um" else 1.0
     a, b, c = (_LENGTHS_MM[n] * per_mm for n in long)
     return (a, b, c), unit
+
+
+def place_layer(layer: Layer, place: Mapping[str, Any]) -> None:
+    """Lay a layer elsewhere; what stays is not set again, as each setting draws anew."""
+    for key, value in place.items():
+        now = getattr(layer, key)
+        if key == "affine":
+            now = now.affine_matrix
+        try:
+            same = bool(np.allclose(np.asarray(now, float), np.asarray(value, float)))
+        except (TypeError, ValueError):
+            same = tuple(now) == tuple(value)
+        if not same:
+            setattr(layer, key, value)

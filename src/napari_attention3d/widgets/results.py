@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from .layer_transform import place_layer
 from .layers import KEY, LayerSource, geometry_to_dict
 
 if TYPE_CHECKING:
@@ -295,11 +296,21 @@ def _update(layer: Layer, plan: LayerPlan) -> None:
     keywords = plan.keywords
     layer.data = plan.array
     layer.metadata = keywords["metadata"]
-    for name in ("scale", "translate", "rotate", "shear", "affine", "units", "axis_labels"):
-        setattr(layer, name, keywords[name])
+    names = ("scale", "translate", "rotate", "shear", "affine", "units", "axis_labels")
+    place_layer(layer, {name: keywords[name] for name in names})
     if plan.kind == "labels":
         layer.features = keywords["features"]
-        layer.colormap = _label_colours(keywords["colours"])
+        colours = _label_colours(keywords["colours"])
+        if not _same_colours(layer.colormap, colours):
+            layer.colormap = colours
+
+
+def _same_colours(one: Any, other: Any) -> bool:
+    """Whether two colormaps of labels show the same; setting one draws the layer anew."""
+    first, second = (getattr(colours, "color_dict", None) for colours in (one, other))
+    if first is None or second is None or set(first) != set(second):
+        return False
+    return all(np.allclose(first[label], second[label]) for label in first)
 
 
 def _take_place(layers: Any, old: Layer, new: Layer) -> None:
