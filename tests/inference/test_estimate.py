@@ -49,7 +49,13 @@ CASES = [
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
-@pytest.mark.parametrize(("name", "config", "tile"), CASES)
+@pytest.mark.parametrize(
+    ("name", "config", "tile"),
+    [
+        case if n in (1, 2) else pytest.param(*case, marks=pytest.mark.long)
+        for n, case in enumerate(CASES)
+    ],
+)
 def test_memory_within_a_quarter(name, config, tile):
     job = subprocess.run(
         [sys.executable, "-c", MEASURE, json.dumps([name, config, tile])],

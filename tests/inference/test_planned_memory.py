@@ -150,8 +150,12 @@ print(json.dumps(left))
 
 @pytest.mark.skipif(allocator._libc() is None, reason="reads /proc; glibc")
 @pytest.mark.parametrize(
-    "options", [{}, {"tile": (32, 32, 32)}, {"probabilities": True, "uncertainty": True}],
-    ids=["at once", "tiles", "all results"],
+    "options",
+    [
+        pytest.param({}, id="at once", marks=pytest.mark.long),
+        pytest.param({"tile": (32, 32, 32)}, id="tiles", marks=pytest.mark.long),
+        pytest.param({"probabilities": True, "uncertainty": True}, id="all results"),
+    ],
 )  # fmt: skip
 def test_memory_comes_back_after_each_run(options: dict[str, Any]) -> None:
     """Against the state after one run that warmed up."""

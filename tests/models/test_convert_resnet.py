@@ -283,7 +283,7 @@ def test_the_reference_is_torchvisions(depth):
         assert torch.allclose(ours.fc(ours(x)[-1].mean((2, 3))), theirs(x), atol=1e-4)
 
 
-@pytest.mark.parametrize("depth", [18, 34, 50])
+@pytest.mark.parametrize("depth", [18, pytest.param(34, marks=pytest.mark.long), 50])
 def test_centre_inflation_gives_the_images_features_at_every_slice(tmp_path, depth):
     flat = imagenet(depth)
     torch.save(flat.state_dict(), tmp_path / "w.pth")
