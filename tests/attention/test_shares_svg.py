@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -56,3 +57,15 @@ def test_the_picture_is_written(table, tmp_path):
     text = write_shares(tmp_path / "bars.svg", table).read_text(encoding="utf-8")
     assert text == shares_svg(table)
     assert re.search(r"gate &lt;2&gt;", text)
+
+
+def test_all_is_on_white_and_a_long_heading_is_not_cut(table):
+    long = replace(table, notes=("a very long heading " * 8, *table.notes[1:]))
+    for one in (table, long):
+        root = ElementTree.fromstring(shares_svg(one))
+        _, _, width, height = map(float, root.get("viewBox").split())
+        ground = next(root.iter(f"{_SVG}rect"))
+        assert ground.get("fill") == "white"
+        assert (float(ground.get("width")), float(ground.get("height"))) == (width, height)
+        heading = next(root.iter(f"{_SVG}text"))
+        assert 0.6 * float(heading.get("font-size")) * len(heading.text) <= width

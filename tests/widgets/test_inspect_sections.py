@@ -10,12 +10,16 @@ from PIL import Image
 from qtpy.QtCore import QObject, QPoint, Qt, Signal
 from qtpy.QtTest import QTest
 
+from napari_attention3d.attention.svg import framed
+from napari_attention3d.attention.switches import Change
 from napari_attention3d.geometry import Geometry
 from napari_attention3d.volumes.volume import Volume
 from napari_attention3d.widgets import inspect_jobs, tasks
 from napari_attention3d.widgets.inspect_channels import MatrixView
+from napari_attention3d.widgets.inspect_curves import SvgView
 from napari_attention3d.widgets.inspect_panel import InspectPanel
 from napari_attention3d.widgets.inspect_section import onto_scan
+from napari_attention3d.widgets.inspect_switches import effect_words
 from napari_attention3d.widgets.layer_chooser import LayerChooser
 from napari_attention3d.widgets.layers import KEY, layer_to_volume, volume_to_layer_data
 from napari_attention3d.widgets.status_bar import StatusBar
@@ -353,3 +357,26 @@ def test_a_layer_on_a_turned_scan_is_found_in_the_scans_own_world(viewer, scan_a
     own = np.round(source.volume.geometry.to_index(world)).astype(int)
     assert back.array[index] == source.volume.array[tuple(own)]
     assert back.geometry.unit == "mm"
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (("gate-2",), "gate 2 forced to 0"),
+        (("gate-2", "gate-3"), "gate 2 forced to 0; gate 3 forced to 0"),
+        (("gate-2", "gate-3", "gate-4"), "3 maps forced to 0"),
+    ],
+)
+def test_what_was_forced_is_told_in_few_words(names, words):
+    effect = SimpleNamespace(changes=[Change(name, "zero") for name in names], changed_voxels=0)
+    assert effect_words(effect).startswith(f"{words}:")
+
+
+def test_a_picture_of_figures_is_on_white_in_the_dock_too(qtbot):
+    view = SvgView()
+    qtbot.addWidget(view)
+    view.resize(300, 100)
+    view.show_svg(framed(500, 240, ""))
+    shown = view.grab().toImage()
+    for x, y in ((3, 3), (shown.width() - 4, shown.height() - 4)):
+        assert shown.pixelColor(x, y).name() == "#ffffff"

@@ -13,6 +13,7 @@ __all__ = ["COLOURS", "shares_svg", "write_shares"]
 COLOURS = {"inside": "#d55e00", "near": "#e69f00", "outside": "#bbbbbb"}
 _BAR, _ROW, _WIDTH = 18, 28, 360
 _LETTER = 6.6
+_BOLD_LETTER = 7.8
 """About the width of a letter, in the drawing's unit."""
 
 
@@ -31,7 +32,11 @@ def shares_svg(table: Table) -> str:
     ]
     left = 20 + _LETTER * max(len(name) for name in names)
     top = 46.0
-    parts = [f'<text x="10" y="18" font-weight="bold">{escape(table.notes[0])}</text>']
+    width, heading = left + _WIDTH + 70, table.notes[0]
+    size = min(12.0, 12 * (width - 20) / (_BOLD_LETTER * max(1, len(heading))))  # all is to be read
+    parts = [
+        f'<text x="10" y="18" font-weight="bold" font-size="{size:.1f}">{escape(heading)}</text>'
+    ]
     x = left
     for where, colour in COLOURS.items():
         parts.append(f'<rect x="{x}" y="28" width="11" height="11" fill="{colour}"/>')
@@ -49,15 +54,15 @@ def shares_svg(table: Table) -> str:
         for where, colour in COLOURS.items():
             share = shares[where][row]
             assert isinstance(share, int | float)
-            width = _WIDTH * share / 100
+            long = _WIDTH * share / 100
             title = f"<title>{escape(name)}, {where}: {share:.1f} %</title>"
             parts.append(
-                f'<rect x="{at:.2f}" y="{y}" width="{width:.2f}" height="{_BAR}" fill="{colour}">'
+                f'<rect x="{at:.2f}" y="{y}" width="{long:.2f}" height="{_BAR}" fill="{colour}">'
                 f"{title}</rect>"
             )
             if table.column("largest value")[row] == where:
-                parts.append(f'<circle cx="{at + width / 2:.2f}" cy="{middle}" r="3.5"/>')
-            at += width
+                parts.append(f'<circle cx="{at + long / 2:.2f}" cy="{middle}" r="3.5"/>')
+            at += long
         inside = shares["inside"][row]
         parts.append(f'<text x="{left + _WIDTH + 8}" y="{middle + 4}">{inside:.1f} %</text>')
     bottom = top + len(names) * _ROW
@@ -65,8 +70,7 @@ def shares_svg(table: Table) -> str:
         x = left + _WIDTH * share / 100
         parts.append(f'<path d="M{x} {top - 4}V{bottom - 6}" stroke="#000" stroke-opacity=".2"/>')
         parts.append(f'<text x="{x}" y="{bottom + 9}" text-anchor="middle">{share} %</text>')
-    width, height = left + _WIDTH + 70, bottom + 20
-    return framed(width, height, "".join(parts))
+    return framed(width, bottom + 20, "".join(parts))
 
 
 def write_shares(path: str | Path, table: Table) -> Path:

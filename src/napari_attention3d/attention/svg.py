@@ -13,8 +13,9 @@ def framed(width: float, height: float, body: str) -> str:
     """Return a whole SVG, on white, of what is drawn in it."""
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" '
-        'font-size="12" font-family="sans-serif"><rect width="100%" height="100%" fill="white"/>'
-        f"{body}</svg>\n"
+        # In numbers: Qt takes a share of the width for so many units.
+        f'font-size="12" font-family="sans-serif"><rect width="{width:.0f}" height="{height:.0f}" '
+        f'fill="white"/>{body}</svg>\n'
     )
 
 

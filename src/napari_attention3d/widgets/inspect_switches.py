@@ -3,6 +3,7 @@
 # mypy: disallow-subclassing-any=False
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -198,7 +199,7 @@ def show_change(runs: Runs, record: RunRecord, effect: Effect, what: str = "chan
 
 def effect_words(effect: Effect) -> str:
     """Tell how much a change matters."""
-    text = "; ".join(change.text for change in effect.changes)
+    text = _changes_words(effect)
     count = effect.changed_voxels
     if not count:
         return f"{text}: not a voxel of the mask changes"
@@ -209,3 +210,11 @@ def effect_words(effect: Effect) -> str:
         f"{text}: Dice {effect.dice:.3f} between before and after, {changed:,.0f} {unit} changed "
         "(orange gone, green new, pink another class)"
     )
+
+
+def _changes_words(effect: Effect) -> str:
+    """What was forced; many of one kind are counted."""
+    kinds = {replace(change, part="") for change in effect.changes}
+    if len(kinds) == 1 and len(effect.changes) > 2:
+        return f"{len(effect.changes)} maps {kinds.pop().text.strip()}"
+    return "; ".join(change.text.replace("-", " ") for change in effect.changes)
