@@ -6,7 +6,6 @@ In a process of its own: what other tests left behind is not in the count.
 from __future__ import annotations
 
 import gc
-import importlib.util
 import json
 import os
 from pathlib import Path
@@ -18,13 +17,7 @@ from napari.components import ViewerModel
 
 from napari_attention3d.inference import memory
 
-_spec = importlib.util.spec_from_file_location(
-    "faults_run", Path(__file__).with_name("test_faults_run.py")
-)
-faults_run = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(faults_run)
-# fixtures
-temporary, model, dock = faults_run.temporary, faults_run.model, faults_run.dock
+from .faults import FAULTS, POINTS, run
 
 SHAPE = (64, 96, 96)
 """Probabilities of three classes take 7 MB: some that stay behind are seen."""
@@ -46,15 +39,15 @@ def resident() -> int:
 def test_memory(qtbot, viewer, dock, monkeypatch):
     monkeypatch.setattr(memory, "WHOLE_GRID_VOXELS", 10)  # in planes: they have a middle
     dock.segment.form.probabilities_box.setChecked(True)
-    faults_run.run(qtbot, dock)
+    run(qtbot, dock)
     assert dock.failures == []
     rows = [("after one run", resident())]
     for rounds in range(int(os.environ["FAULTS_ROUNDS"])):
-        for number, (point, inject) in enumerate(faults_run.POINTS.items()):
-            error = faults_run.FAULTS[(number + rounds) % len(faults_run.FAULTS)]
+        for number, (point, inject) in enumerate(POINTS.items()):
+            error = FAULTS[(number + rounds) % len(FAULTS)]
             with monkeypatch.context() as patch:
                 inject(patch, error)
-                faults_run.run(qtbot, dock)
+                run(qtbot, dock)
             error.__traceback__ = error.__context__ = None
             dock.failures[-1] = None
             rows.append((f"{point}: {type(error).__name__}", resident()))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import importlib.util
 import os
 import subprocess
 import tempfile
@@ -26,19 +25,7 @@ from napari_attention3d.training.runs import RunFolder
 from napari_attention3d.volumes import Volume, read_volume, write_volume
 from napari_attention3d.widgets import tasks, tasks_large
 
-_spec = importlib.util.spec_from_file_location(
-    "faults_run", Path(__file__).with_name("test_faults_run.py")
-)
-faults_run = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(faults_run)
-run, picture, assert_as_before = faults_run.run, faults_run.picture, faults_run.assert_as_before
-# fixtures
-temporary, model, viewer, dock = (
-    faults_run.temporary,
-    faults_run.model,
-    faults_run.viewer,
-    faults_run.dock,
-)
+from .faults import assert_as_before, picture, run
 
 
 def mount(folder: Path, options: str) -> None:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import errno
 import gc
-import importlib.util
 import subprocess
 import threading
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -20,25 +18,7 @@ from napari_attention3d.progress import Progress
 from napari_attention3d.volumes import Volume, atomic, write_volume
 from napari_attention3d.widgets import tasks
 
-_spec = importlib.util.spec_from_file_location(
-    "faults_run", Path(__file__).with_name("test_faults_run.py")
-)
-faults_run = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(faults_run)
-WAIT, open_dock, run, picture = (
-    faults_run.WAIT,
-    faults_run.open_dock,
-    faults_run.run,
-    faults_run.picture,
-)
-assert_as_before, threads = faults_run.assert_as_before, faults_run.threads
-# fixtures
-temporary, model, viewer, dock = (
-    faults_run.temporary,
-    faults_run.model,
-    faults_run.viewer,
-    faults_run.dock,
-)
+from .faults import WAIT, assert_as_before, open_dock, picture, run, save_tiny, threads
 
 
 @pytest.fixture
@@ -147,7 +127,7 @@ def test_the_model_is_replaced_by_another_one(qtbot, viewer, dock, held, model):
     (labels,) = labels_of(viewer)
     first = labels.metadata["napari-attention3d"]["provenance"]["model"]["sha256"]
     begin_again(qtbot, dock, held)
-    faults_run.save_tiny(model, seed=7)
+    save_tiny(model, seed=7)
     end(qtbot, dock, held)
     assert dock.failures == []
     (labels,) = labels_of(viewer)  # the result tells which one it came from

@@ -5,10 +5,8 @@ And napari's layers are touched by the window's thread alone, whatever the other
 
 from __future__ import annotations
 
-import importlib.util
 import threading
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,19 +16,7 @@ from qtpy.QtCore import QTimer
 
 from napari_attention3d.inference.runner import Runner
 
-_spec = importlib.util.spec_from_file_location(
-    "faults_run", Path(__file__).with_name("test_faults_run.py")
-)
-faults_run = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(faults_run)
-WAIT = faults_run.WAIT
-# fixtures
-temporary, model, viewer, dock = (
-    faults_run.temporary,
-    faults_run.model,
-    faults_run.viewer,
-    faults_run.dock,
-)
+from .faults import WAIT, look_ahead
 
 
 @pytest.fixture
@@ -133,7 +119,7 @@ def test_painting_during_a_run_and_learning_loses_nothing(
     for value in (1, panel.link.marker, 1, panel.link.marker):
         painter.stroke(value)
     slowly(monkeypatch)
-    faults_run.look_ahead(qtbot, dock)
+    look_ahead(qtbot, dock)
     during = painter.throughout(qtbot, dock.segment.run, lambda: dock.segment.is_running)
     assert dock.failures == []
     assert during > 2

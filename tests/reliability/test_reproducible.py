@@ -38,14 +38,7 @@ def scan(tmp_path):
 
 
 @pytest.fixture
-def model(tmp_path, monkeypatch):
-    folder = tmp_path / "models"
-    folder.mkdir()
-    monkeypatch.setenv("NAPARI_ATTENTION3D_MODELS", str(folder))
-    monkeypatch.setenv("NAPARI_ATTENTION3D_SESSIONS", str(tmp_path / "sessions"))
-    from napari_attention3d.widgets.settings import SegmentSettings
-
-    SegmentSettings().save()
+def model(model_folder):
     torch.manual_seed(0)
     network = build_network("attention-unet", preset="tiny", in_channels=1, num_classes=3).eval()
     card = ModelCard(
@@ -58,7 +51,7 @@ def model(tmp_path, monkeypatch):
         unit="mm",
         patch_size=(16, 16, 16),
     )
-    return save_model(folder / "tiny.safetensors", network, card)
+    return save_model(model_folder / "tiny.safetensors", network, card)
 
 
 @pytest.mark.parametrize("engine", ["tiles", "planes"])
