@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 
 import torch
+from comparison.measure import peak_mib
 
 from napari_attention3d.inference.allocator import give_back
 from napari_attention3d.models import load_model
@@ -25,6 +26,7 @@ from napari_attention3d.session import segment
 from napari_attention3d.volumes import read_volume
 from napari_attention3d.volumes.samples import mni152_t1_path
 
+CPU = torch.device("cpu")
 RUNS = (
     ("brain-attention-unet", None),
     ("brain-attention-unet", 500_000_000),
@@ -33,22 +35,16 @@ RUNS = (
 """Model, bytes that a run may take."""
 
 
-def status(key):
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key + ":"))
-
-
 def once(volume, model, attention, memory):
     """Processor seconds, bytes above the start at the peak, bytes of the maps."""
+    options = {"device": "cpu", "precision": "exact", "attention": attention, "memory": memory}
+    made = []
     gc.collect()
     give_back()
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-    before, begun = status("VmRSS"), time.process_time()
-    made = segment(
-        volume, model, device="cpu", precision="exact", attention=attention, memory=memory
-    )
-    lasted, peak = time.process_time() - begun, status("VmHWM") - before
-    return lasted, peak, sum(one.array.nbytes for one in made.attention.values())
+    begun = time.process_time()
+    peak = peak_mib(lambda: made.append(segment(volume, model, **options)), CPU) * 2**20
+    lasted = time.process_time() - begun
+    return lasted, peak, sum(one.array.nbytes for one in made[0].attention.values())
 
 
 def main():

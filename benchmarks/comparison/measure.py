@@ -48,10 +48,11 @@ def interleaved(
     }
 
 
-def _status(key: str) -> float:
+def process_bytes(key: str) -> int:
+    """What the system says of this process: VmRSS its memory, VmHWM the most of it so far."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(key + ":"):
-            return int(line.split()[1]) / 1024
+            return int(line.split()[1]) * 1024
     raise OSError(f"/proc/self/status has no {key}")
 
 
@@ -62,11 +63,11 @@ def peak_mib(job: Callable[[], object], device: torch.device) -> float:
         before = torch.cuda.memory_allocated(device)
         job()
         return (torch.cuda.max_memory_allocated(device) - before) / 2**20
-    before = _status("VmRSS")
-    if before < _status("VmHWM"):
+    before = process_bytes("VmRSS")
+    if before < process_bytes("VmHWM"):
         Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten
     job()
-    return _status("VmHWM") - before
+    return (process_bytes("VmHWM") - before) / 2**20
 
 
 def in_fresh_process(script: str | Path, arguments: Sequence[str]) -> Any:

@@ -109,23 +109,20 @@ def _dice(labels: Any, truth: Path, classes: int) -> float:
     return float(np.mean(scores))
 
 
-def _status(key: str) -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(key + ":"):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError(f"no {key} in /proc/self/status")
-
-
 def _reset_peak() -> int:
     import gc
+
+    from comparison.measure import process_bytes
 
     from napari_attention3d.inference.allocator import give_back
 
     gc.collect()
     give_back()
     Path("/proc/self/clear_refs").write_text("5")
-    return _status("VmRSS")
+    return process_bytes("VmRSS")
 
 
 def _peak() -> int:
-    return _status("VmHWM")
+    from comparison.measure import process_bytes
+
+    return process_bytes("VmHWM")
