@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -44,8 +43,6 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
         torch.save(vars(checkpoint), file)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def load_checkpoint(path: Path, fingerprint: str) -> Checkpoint | None:
