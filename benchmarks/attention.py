@@ -36,17 +36,10 @@ from napari_attention3d.attention.parts import has_position_attention
 from napari_attention3d.attention.replay import Replay
 from napari_attention3d.errors import InputError
 from napari_attention3d.inference.tiling import Box
+from napari_attention3d.progress import finish
 
 MODELS = ("brain-attention-unet", "brain-guided-attention")
 FRACTIONS = (0.0, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0)
-
-
-def finish(job: Any, say: Callable[[Any], None] = lambda step: None) -> Any:
-    while True:
-        try:
-            say(next(job))
-        except StopIteration as stop:
-            return stop.value
 
 
 class SummedLogits(torch.nn.Module):

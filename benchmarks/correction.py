@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 from annotator.forest import PlainForest
-from annotator.measure import finish, mean_dice
+from annotator.measure import mean_dice
 from annotator.network import train_network
 from annotator.report import network_table, plot, table
 from annotator.strokes import Stroke, correct, first_strokes
@@ -35,6 +35,7 @@ from napari_attention3d.correction.encoding import background_value
 from napari_attention3d.correction.learn import Learned, Patch
 from napari_attention3d.correction.session import CorrectionSession
 from napari_attention3d.models.store import Model
+from napari_attention3d.progress import finish
 
 
 @dataclass(frozen=True)

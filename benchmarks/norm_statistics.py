@@ -28,6 +28,7 @@ from napari_attention3d.inference.sink import to_scan_grid
 from napari_attention3d.inference.tiling import plan_tiles
 from napari_attention3d.models import load_model
 from napari_attention3d.networks import calibrating, load_calibration, read_calibration
+from napari_attention3d.progress import finish
 from napari_attention3d.training import TrainConfig
 from napari_attention3d.training.data import make_sampler
 from napari_attention3d.training.losses import class_dice
@@ -36,14 +37,6 @@ from napari_attention3d.volumes.samples import mni152_t1_path, mni152_tissue_pat
 
 RECIPE = Path(__file__).resolve().parents[1] / "recipes" / "brain-attention-unet.yaml"
 CPU = torch.device("cpu")
-
-
-def finish(job):
-    while True:
-        try:
-            next(job)
-        except StopIteration as stop:
-            return stop.value
 
 
 def population(network, sampler, config, scans: int):

@@ -16,8 +16,8 @@ from napari_attention3d.inference.runner import Runner
 from napari_attention3d.models import Model, ModelCard
 from napari_attention3d.networks import AttentionUNet, read_calibration
 from napari_attention3d.networks.base import MapSpec, NetworkOutput, SegmentationNetwork
+from napari_attention3d.progress import finish
 from napari_attention3d.session import (
-    Segmentation,
     SegmentOptions,
     make_options,
     preflight,
@@ -223,17 +223,9 @@ def test_provenance_is_json_and_replays(unet_model: Model) -> None:
     assert first.labels.metadata["provenance"] is first.provenance
     options = SegmentOptions(**told["options"])
     job = segment_job(scan, unet_model, options, calibration=told["calibration"])
-    again = run(job)
+    again = finish(job)
     assert np.array_equal(again.labels.array, first.labels.array)
     assert json.loads(json.dumps(again.provenance["calibration"])) == told["calibration"]
-
-
-def run(job: Any) -> Segmentation:
-    try:
-        while True:
-            next(job)
-    except StopIteration as stop:
-        return stop.value
 
 
 def test_progress_is_told_and_ends_complete(unet_model: Model) -> None:

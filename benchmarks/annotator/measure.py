@@ -2,21 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-__all__ = ["finish", "mean_dice"]
-
-
-def finish(job: Any, look: Callable[[Any], None] = lambda step: None) -> Any:
-    """Result of a job; `look` sees each step."""
-    while True:
-        try:
-            look(next(job))
-        except StopIteration as stop:
-            return stop.value
+__all__ = ["mean_dice"]
 
 
 def mean_dice(mask: Any, truth: Any) -> tuple[float, list[float]]:

@@ -9,8 +9,9 @@ import numpy as np
 
 from napari_attention3d.correction.refine import RefineOptions
 from napari_attention3d.correction.session import CorrectionSession
+from napari_attention3d.progress import finish
 
-from .measure import finish, mean_dice
+from .measure import mean_dice
 
 __all__ = ["train_network"]
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from napari_attention3d.geometry import Geometry
 from napari_attention3d.inference import device, plans
 from napari_attention3d.models.store import Model
+from napari_attention3d.progress import finish
 from napari_attention3d.session import SegmentOptions, segment_job
 from napari_attention3d.volumes.volume import Volume
 
@@ -85,7 +86,7 @@ def _ours(how: dict[str, Any], scan: Path, model: Model, out: Path | None) -> tu
     options = SegmentOptions(device="cpu", **({"precision": "exact"} | options))
     with _planes(how.get("planes")), _gain(how.get("forced")):
         if out is None:
-            result = _finish(segment_job(volume, model, options))
+            result = finish(segment_job(volume, model, options))
             labels = np.asarray(result.labels.array)
         else:
             result, labels = _to_zarr(volume, model, options, out), None
@@ -97,7 +98,7 @@ def _to_zarr(volume: Volume, model: Model, options: SegmentOptions, out: Path) -
 
     paths = {"labels": out}
     with ZarrStore(paths, volume.geometry, volume.name, model.card.class_names) as store:
-        return _finish(segment_job(volume, model, options, allocate=store.allocate))
+        return finish(segment_job(volume, model, options, allocate=store.allocate))
 
 
 @contextmanager
@@ -133,14 +134,6 @@ def plan_text(provenance: dict[str, Any], warnings: list[str]) -> str:
         text += f", batch {plan['batch']}" if plan["batch"] > 1 else ""
     text += f", {provenance['precision']}"
     return text + ("; " + "; ".join(warnings) if warnings else "")
-
-
-def _finish(job: Any) -> Any:
-    while True:
-        try:
-            next(job)
-        except StopIteration as stop:
-            return stop.value
 
 
 def _labels(logits: Tensor) -> Tensor:

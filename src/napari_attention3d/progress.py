@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-__all__ = ["Job", "Progress"]
+__all__ = ["Job", "Progress", "finish"]
 
 T = TypeVar("T")
 
@@ -41,3 +41,21 @@ class Progress:
 
 # A job is a generator that yields Progress and returns its result. Closing it cancels it.
 Job = Generator[Progress, None, T]
+
+
+def finish(job: Job[T], look: Callable[[Progress], object] | None = None) -> T:
+    """Drive a job to its end and return its result.
+
+    Parameters
+    ----------
+    look
+        Called with each step.
+    """
+    while True:
+        try:
+            step = next(job)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+        if look is not None:
+            look(step)

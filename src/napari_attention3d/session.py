@@ -31,7 +31,7 @@ from .inference.sink import Allocate, ScanResults, in_memory
 from .models.card import ModelCard
 from .models.store import Model
 from .networks.norm import Calibration
-from .progress import Job, Progress
+from .progress import Job, Progress, finish
 from .provenance import fingerprint, made_with
 from .volumes.volume import Volume
 
@@ -344,15 +344,7 @@ def segment(
         from .models.store import load_model
 
         model = load_model(model)
-    job = segment_job(volume, model, make_options(**options))
-    while True:
-        try:
-            step = next(job)
-        except StopIteration as stop:
-            result: Segmentation = stop.value
-            return result
-        if progress is not None:
-            progress(step)
+    return finish(segment_job(volume, model, make_options(**options)), progress)
 
 
 def make_options(**options: Any) -> SegmentOptions:

@@ -10,15 +10,6 @@ from napari_attention3d.geometry import Geometry
 from napari_attention3d.volumes.volume import Volume
 
 
-def finish(job):
-    """Drive a job to its end and return its result."""
-    while True:
-        try:
-            next(job)
-        except StopIteration as end:
-            return end.value
-
-
 def rotation(degrees: float, axis: Sequence[float] = (1, 2, 3)) -> np.ndarray:
     """Rodrigues' formula."""
     x, y, z = np.asarray(axis, dtype=float) / np.linalg.norm(axis)

@@ -9,9 +9,10 @@ from napari_attention3d.analysis.align import align, resample_labels
 from napari_attention3d.analysis.compare import compare, compare_labels
 from napari_attention3d.errors import InputError
 from napari_attention3d.geometry import Geometry, Reorientation
+from napari_attention3d.progress import finish
 from napari_attention3d.volumes.volume import Volume
 
-from .shapes import fill, finish, mask, oblique
+from .shapes import fill, mask, oblique
 
 
 def scattered(shape=(9, 10, 11), seed=0) -> np.ndarray:

@@ -26,9 +26,10 @@ from napari_attention3d.analysis.instances import NumberComponents, SplitTouchin
 from napari_attention3d.analysis.rules import FillHoles, KeepLargest, MinimumSize, RemoveOutside
 from napari_attention3d.errors import InputError
 from napari_attention3d.geometry import Geometry
+from napari_attention3d.progress import finish
 from napari_attention3d.volumes.volume import Volume
 
-from .shapes import fill, finish, mask, oblique
+from .shapes import fill, mask, oblique
 
 ALL = [
     {"rule": "fill_holes", "plane": "z"},

@@ -15,9 +15,8 @@ from napari_attention3d.analysis.compare import (
 )
 from napari_attention3d.errors import InputError
 from napari_attention3d.geometry import Geometry, Reorientation
+from napari_attention3d.progress import finish
 from napari_attention3d.volumes.volume import Volume
-
-from .shapes import finish
 
 SPACING = (2.5, 1.0, 0.7)
 

@@ -11,9 +11,10 @@ from skimage.measure import marching_cubes, mesh_surface_area, regionprops
 from napari_attention3d.analysis import masks
 from napari_attention3d.analysis.measure import measure
 from napari_attention3d.errors import InputError
+from napari_attention3d.progress import finish
 from napari_attention3d.volumes.volume import Volume
 
-from .shapes import fill, finish, mask, middle, oblique, rotation
+from .shapes import fill, mask, middle, oblique, rotation
 
 AFFINES = {
     "isotropic": np.eye(4),

@@ -8,9 +8,8 @@ from skimage.measure import marching_cubes, mesh_surface_area, regionprops
 
 from napari_attention3d.analysis.compare import compare
 from napari_attention3d.analysis.measure import measure
+from napari_attention3d.progress import finish
 from napari_attention3d.volumes import read_volume
-
-from .shapes import finish
 
 
 @pytest.fixture(scope="module")

@@ -12,19 +12,11 @@ from napari_attention3d.attention.replay import Replay
 from napari_attention3d.inference import runner
 from napari_attention3d.models import Channel, Model, ModelCard, SegmentationClass
 from napari_attention3d.networks import build_network
+from napari_attention3d.progress import finish
 from napari_attention3d.session import segment
 from napari_attention3d.volumes.volume import Volume
 
 TILE = (16, 20, 20)
-
-
-def finish(job):
-    """Drive a job to its end."""
-    while True:
-        try:
-            next(job)
-        except StopIteration as end:
-            return end.value
 
 
 def tiny_model(network, **changes):

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from napari_attention3d.progress import finish
 from napari_attention3d.volumes import Volume, write_volume
 
 
@@ -54,12 +55,3 @@ def tools():
     from types import SimpleNamespace
 
     return SimpleNamespace(save_tiny=save_tiny, write_scan=write_scan, finish=finish)
-
-
-def finish(job):
-    """Drive a job to its end and return its result."""
-    while True:
-        try:
-            next(job)
-        except StopIteration as end:
-            return end.value

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from napari_attention3d.correction.session import CorrectionSession
+from napari_attention3d.progress import finish
 from napari_attention3d.volumes.volume import Volume
 
 CLASSES = ("background", "box", "bar")
@@ -30,18 +31,10 @@ def _few_trees(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("napari_attention3d.correction.fast_head.SCORING_TREES", 15)
 
 
-@pytest.fixture
-def finish() -> Callable[[Any], Any]:
+@pytest.fixture(name="finish")
+def finish_fixture() -> Callable[[Any], Any]:
     """Drive a job to its end and return its result."""
-
-    def drive(job: Any) -> Any:
-        while True:
-            try:
-                next(job)
-            except StopIteration as stop:
-                return stop.value
-
-    return drive
+    return finish
 
 
 @pytest.fixture

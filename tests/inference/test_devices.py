@@ -18,8 +18,7 @@ from napari_attention3d.inference.source import LazySource
 from napari_attention3d.inference.tiles import TileRun
 from napari_attention3d.inference.tiling import Box, TilePlan, plan_tiles
 from napari_attention3d.networks import build_network
-
-from .jobs import finish
+from napari_attention3d.progress import finish
 
 CPU = torch.device("cpu")
 TWO = (CPU, torch.device("cpu", 0))

@@ -26,10 +26,9 @@ from napari_attention3d.models.card import ModelCard
 from napari_attention3d.models.store import Model
 from napari_attention3d.networks import build_network
 from napari_attention3d.networks.base import MapSpec, NetworkOutput, SegmentationNetwork
+from napari_attention3d.progress import finish
 from napari_attention3d.session import segment
 from napari_attention3d.volumes.volume import Volume
-
-from .jobs import finish
 
 CPU = torch.device("cpu")
 SIZES = st.tuples(*[st.integers(1, 40)] * 3)

@@ -19,8 +19,7 @@ from napari_attention3d.inference.sink import Finished, ScanResults, to_scan_gri
 from napari_attention3d.inference.tiling import Box
 from napari_attention3d.networks import build_network
 from napari_attention3d.networks.base import SegmentationNetwork
-
-from .jobs import finish
+from napari_attention3d.progress import finish
 
 CPU = torch.device("cpu")
 SHAPE = (13, 30, 41)

@@ -17,8 +17,7 @@ from napari_attention3d.inference.plans import KEPT_TO, Attempt, ExactPlan, choo
 from napari_attention3d.inference.predict import predict_adaptively
 from napari_attention3d.networks import build_network
 from napari_attention3d.networks.base import SegmentationNetwork
-
-from .jobs import finish
+from napari_attention3d.progress import finish
 
 CPU = torch.device("cpu")
 EXACT = Precision("float32", "")

@@ -12,6 +12,7 @@ from napari_attention3d.inference.predict import predict_grid
 from napari_attention3d.inference.tiling import plan_tiles
 from napari_attention3d.networks import build_network
 from napari_attention3d.networks.norm import calibrating
+from napari_attention3d.progress import finish
 
 needs_openvino = pytest.mark.skipif(not is_installed(), reason="the extra openvino is not there")
 
@@ -134,11 +135,7 @@ def a_run(precision):
         precision=precision,
         maps=list(network.map_specs)[:1],
     )
-    while True:
-        try:
-            next(job)
-        except StopIteration as stop:
-            return stop.value
+    return finish(job)
 
 
 @needs_openvino

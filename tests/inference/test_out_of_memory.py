@@ -18,8 +18,7 @@ from napari_attention3d.inference.predict import predict_adaptively
 from napari_attention3d.inference.runner import Runner
 from napari_attention3d.inference.tiling import TilePlan
 from napari_attention3d.networks import AttentionUNet, build_network
-
-from .jobs import finish
+from napari_attention3d.progress import finish
 
 CPU = torch.device("cpu")
 Build = Callable[..., Any]

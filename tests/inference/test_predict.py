@@ -19,8 +19,7 @@ from napari_attention3d.inference.predict import (
 )
 from napari_attention3d.inference.tiling import Box, TilePlan, plan_tiles
 from napari_attention3d.networks import AttentionUNet, read_calibration
-
-from .jobs import finish
+from napari_attention3d.progress import finish
 
 CPU = torch.device("cpu")
 Build = Callable[..., Any]

@@ -18,6 +18,7 @@ from napari_attention3d.inference.preprocess import Prepared, Preprocessor
 from napari_attention3d.inference.source import TensorSource
 from napari_attention3d.inference.tiling import Box
 from napari_attention3d.models.card import ModelCard
+from napari_attention3d.progress import finish
 from napari_attention3d.volumes.volume import Volume
 
 RULES: list[dict[str, Any]] = [
@@ -59,12 +60,7 @@ def stored(kind: str, array: np.ndarray, folder: Path) -> Any:
 
 
 def opened(volume: Volume, model: ModelCard, most: int = 0) -> Prepared:
-    job = Preprocessor(model).open(volume, most=most)
-    try:
-        while True:
-            next(job)
-    except StopIteration as stop:
-        return stop.value
+    return finish(Preprocessor(model).open(volume, most=most))
 
 
 @pytest.mark.parametrize("kind", ["array", "memmap", "zarr", "dask"])

@@ -26,10 +26,9 @@ from napari_attention3d.models.card import ModelCard
 from napari_attention3d.models.store import Model
 from napari_attention3d.networks import build_network
 from napari_attention3d.networks.base import SegmentationNetwork
+from napari_attention3d.progress import finish
 from napari_attention3d.session import SegmentOptions, segment_job
 from napari_attention3d.volumes import Volume, read_volume
-
-from .jobs import finish
 
 CPU = torch.device("cpu")
 FAKE_GPU = torch.device("cpu", 0)

@@ -14,8 +14,7 @@ from napari_attention3d.inference.plans import choose_attempt
 from napari_attention3d.inference.predict import GridPrediction, predict_adaptively
 from napari_attention3d.inference.runner import Runner
 from napari_attention3d.networks import build_network
-
-from .jobs import finish
+from napari_attention3d.progress import finish
 
 CPU = torch.device("cpu")
 TRIAL = Precision("bfloat16", "it is faster", on_trial=True)

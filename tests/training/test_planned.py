@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from napari_attention3d.errors import InputError
+from napari_attention3d.progress import finish
 from napari_attention3d.training.cases import CaseFacts, DataFacts, TrainingCase
 from napari_attention3d.training.planned import class_values, model_name, plan_job
 from napari_attention3d.training.planning import PRESETS
@@ -24,12 +25,7 @@ def volumes(labels, image=None, unit="um", anatomical=False):
 
 def planned(labels, image=None, unit="um", anatomical=False, **options):
     case = TrainingCase("a", *volumes(labels, image, unit, anatomical))
-    job = plan_job([case], name="My model", memory=MEMORY, device="cpu", **options)
-    try:
-        while True:
-            next(job)
-    except StopIteration as stop:
-        return stop.value
+    return finish(plan_job([case], name="My model", memory=MEMORY, device="cpu", **options))
 
 
 def facts_of(*values):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from qtpy.QtCore import Qt
 
+from napari_attention3d import progress
 from napari_attention3d.analysis.table import Column, Table
 from napari_attention3d.volumes import Volume, write_volume
 from napari_attention3d.widgets import measure_tasks
@@ -401,12 +402,7 @@ def test_the_window_compares_only_the_box_that_changed(panel, mask, qtbot):
     from napari_attention3d.analysis.cleanup import rules_from
 
     job = measure_tasks.clean_job(source, rules_from([{"rule": "fill_holes"}]), True)
-    while True:
-        try:
-            next(job)
-        except StopIteration as end:
-            cleaned = end.value
-            break
+    cleaned = progress.finish(job)
     assert cleaned.before.shape == cleaned.after.shape == (1, 1, 1)
     assert cleaned.box == (slice(2, 3), slice(3, 4), slice(5, 6))
     assert cleaned.preview.keywords["metadata"][KEY]["provenance"]["clean_up"]

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import InputError
-from ..progress import Job, Progress
+from ..progress import Job, Progress, finish
 from ..provenance import made_with, origin
 from ..volumes.volume import Volume
 from .align import Aligned, align
@@ -205,12 +205,7 @@ def compare_labels(
         grids differ and may not be resampled; the message says how.
     """
     job = compare(a, b, classes, tolerance=tolerance, distances=distances, resample=resample)
-    while True:
-        try:
-            next(job)
-        except StopIteration as end:
-            figures: dict[str, Any] = end.value.figures
-            return figures
+    return finish(job).figures
 
 
 def agreement(

@@ -18,7 +18,7 @@ from scipy import ndimage
 
 from ..errors import InputError
 from ..geometry import Geometry
-from ..progress import Job, Progress
+from ..progress import Job, Progress, finish
 from .masks import Box, Region, as_box, connect, regions_in
 
 __all__ = ["FillHoles", "KeepLargest", "MinimumSize", "RemoveOutside", "Rule", "Smooth"]
@@ -75,12 +75,7 @@ class Rule(BaseModel):
 
     def apply(self, labels: Labels, grid: Geometry) -> Labels:
         """Do the job at once."""
-        job = self.job(labels, grid)
-        while True:
-            try:
-                next(job)
-            except StopIteration as end:
-                return np.asarray(end.value)
+        return np.asarray(finish(self.job(labels, grid)))
 
     def regions(self, labels: Labels) -> list[Region]:
         """The classes that are there and that the rule works on."""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..errors import InputError
+from ..progress import finish
 from .common import JsonOption, check_writable_folder, print_json, run_job, say
 
 if TYPE_CHECKING:
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from ..training.processes import Processes
 
 __all__ = ["train"]
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -133,7 +131,7 @@ def _train(settings: TrainConfig, wish: _Wish, processes: Processes) -> TrainRes
 
     job = train_job(settings, wish.out, restart=wish.restart, processes=processes)
     if not processes.is_first:
-        return _silently(job)
+        return finish(job)
     say(f"checkpoints and log: {run_folder(wish.out)}")
     return run_job(job, settings.name)
 
@@ -245,14 +243,6 @@ def _open(folder: Path, labels: Path | None) -> Any:
     from ..training.folders import open_training_folder
 
     return open_training_folder(folder, labels)
-
-
-def _silently(job: Generator[Any, None, T]) -> T:
-    while True:
-        try:
-            next(job)
-        except StopIteration as end:
-            return end.value  # type: ignore[no-any-return]
 
 
 def _recipe(config: TrainConfig) -> str:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from ..errors import InputError
 from ..models.store import Model
-from ..progress import Job
+from ..progress import Job, finish
 from ..volumes.volume import Volume
 from .about import how_corrected
 from .encoding import background_value
@@ -75,11 +75,7 @@ def refine(
         threads=threads,
         folder=folder,
     )
-    while True:
-        try:
-            next(job)
-        except StopIteration as end:
-            return end.value  # type: ignore[no-any-return]
+    return finish(job)
 
 
 def refine_scan_job(
